@@ -1,0 +1,43 @@
+"""The messages, by subject. Frozen pydantic models are the one source of the schema."""
+
+from contract.messages.alerts import EveAlert, EveFlow, EveKinwatch, EveSignature
+from contract.messages.base import Message
+from contract.messages.delivery import ActiveModel, Assignment, Release
+from contract.messages.fleet import Birth, DeviceState, GatewayState, Status, Telemetry
+from contract.messages.learning import (
+    EvaluationReport,
+    ModelScore,
+    ModelUpdate,
+    Receipt,
+    RoundTask,
+    Signature,
+    TrainTarget,
+)
+from contract.messages.truth import Coverage, MarkRule, MarkSet, RunCommand
+
+__all__ = [
+    "ActiveModel",
+    "Assignment",
+    "Birth",
+    "Coverage",
+    "DeviceState",
+    "EvaluationReport",
+    "EveAlert",
+    "EveFlow",
+    "EveKinwatch",
+    "EveSignature",
+    "GatewayState",
+    "MarkRule",
+    "MarkSet",
+    "Message",
+    "ModelScore",
+    "ModelUpdate",
+    "Receipt",
+    "Release",
+    "RoundTask",
+    "RunCommand",
+    "Signature",
+    "Status",
+    "Telemetry",
+    "TrainTarget",
+]

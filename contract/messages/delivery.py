@@ -1,0 +1,84 @@
+"""Delivery: signed releases, what a device shall run, what it does run."""
+
+from pydantic import Field
+
+from contract.ids import DeviceId, FamilyId
+from contract.messages.base import Count, Message, Real, Slug, Text
+from contract.messages.learning import MAX_UPDATE_BYTES
+from contract.model import ModelId, ReleaseManifest
+
+
+class Release(Message):
+    """A signed set of weights; retained under its digest.
+
+    Attributes
+    ----------
+    manifest
+        What is signed.
+    key_id
+        First 16 hexadecimal digits of the SHA-256 of the raw public key.
+    signature
+        Ed25519 over ``manifest.signed_bytes()``.
+    weights
+        Little-endian float32; its SHA-256 stands in the manifest.
+    """
+
+    max_bytes = MAX_UPDATE_BYTES + 4_096
+
+    manifest: ReleaseManifest
+    key_id: str = Field(pattern=r"^[0-9a-f]{16}$")
+    signature: bytes = Field(min_length=64, max_length=64)
+    weights: bytes = Field(max_length=MAX_UPDATE_BYTES)
+
+
+class Assignment(Message):
+    """Which models a device shall hold (desired state); retained.
+
+    Attributes
+    ----------
+    version
+        Grows with every assignment of a device; an older one is ignored.
+    family_id
+        The device's family, or ``None``: it fits none and the fallback serves it.
+    reason
+        Why, for a person.
+    fallback, expert
+        Models to hold; ``expert`` is ``None`` without a family or before its first round.
+    """
+
+    device_id: DeviceId
+    version: Count
+    family_id: FamilyId | None
+    reason: Text
+    fallback: ModelId | None
+    expert: ModelId | None
+
+
+class ActiveModel(Message):
+    """Which model a device uses (reported state); retained.
+
+    Attributes
+    ----------
+    assignment_version
+        The assignment that was followed.
+    active
+        The model in use.
+    reason
+        Slug of the decision, such as ``expert-default`` or ``fallback-better``.
+    gain, z
+        Relative mean loss gain of the chosen model over the other one on validation rows, and its paired z value;
+        ``None`` when nothing was compared.
+    threshold
+        Score from which a flow raises an alert, in [0, 1].
+    validation_rows
+        Rows the decision rests on.
+    """
+
+    device_id: DeviceId
+    assignment_version: Count
+    active: ModelId
+    reason: Slug
+    gain: Real | None = None
+    z: Real | None = None
+    threshold: Real = Field(ge=0.0)
+    validation_rows: Count = 0
