@@ -1,0 +1,1 @@
+"""Model artifacts that ship with the agent, each beside its manifest."""

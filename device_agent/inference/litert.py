@@ -1,0 +1,118 @@
+"""The LiteRT engine; the only module of the agent that loads a LiteRT runtime."""
+
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+
+from contract.model import ModelSpec
+from device_agent.inference.engine import Evaluation, Floats, Gradient, Inference, Labels, check_shapes
+
+_RUNTIMES = ("ai_edge_litert.interpreter", "tflite_runtime.interpreter")
+_CHUNK_ROWS = 1024
+"""Rows per inference call: bounds the runtime's buffers."""
+
+
+class RuntimeMissingError(RuntimeError):
+    """No LiteRT runtime is installed, or the one that is does not load."""
+
+
+class LiteRTEngine:
+    """Engine on a stateless ``.tflite`` file.
+
+    One object belongs to one thread: an interpreter that two threads share gives wrong results without an error.
+
+    Parameters
+    ----------
+    spec
+        The architecture the file was built for.
+    blob
+        The file. Its digest must have been checked before: older runtimes crash on damaged files.
+
+    Raises
+    ------
+    RuntimeMissingError
+        If no runtime can be imported.
+    ValueError
+        If the runtime refuses the file or a signature is missing.
+    """
+
+    def __init__(self, spec: ModelSpec, blob: bytes) -> None:
+        self._spec = spec
+        try:
+            interpreter = _interpreter_class()(model_content=blob, num_threads=1)
+            # Before the first runner, or tflite-runtime leaves its fast kernels off.
+            interpreter.allocate_tensors()
+            self._run: dict[str, Any] = {
+                name: interpreter.get_signature_runner(name) for name in ("grad", "infer", "evaluate")
+            }
+        except (RuntimeError, ValueError) as error:
+            if isinstance(error, RuntimeMissingError):
+                raise
+            raise ValueError(f"the LiteRT runtime refuses the artifact: {error}") from error
+
+    @property
+    def spec(self) -> ModelSpec:
+        """The architecture."""
+        return self._spec
+
+    @property
+    def name(self) -> str:
+        """``litert``."""
+        return "litert"
+
+    def gradient(
+        self, theta: Floats, x: Floats, y: Labels, wc: Floats, wr: Floats, recon_weight: float
+    ) -> Gradient:
+        """Return the gradient of one batch; see :class:`~device_agent.inference.engine.Engine`.
+
+        Shorter batches are padded with rows of weight 0, which changes nothing.
+        """
+        check_shapes(self._spec, theta, x, y, wc, wr)
+        missing = self._spec.train_batch - len(x)
+        if missing < 0:
+            raise ValueError(f"a batch of {len(x)} rows is more than {self._spec.train_batch}")
+        out = self._run["grad"](
+            theta=theta,
+            x=np.pad(x, ((0, missing), (0, 0))) if missing else x,
+            y=np.pad(y, (0, missing)) if missing else y,
+            wc=np.pad(wc, (0, missing)) if missing else wc,
+            wr=np.pad(wr, (0, missing)) if missing else wr,
+            recon_weight=np.float32(recon_weight),
+        )
+        return Gradient(out["grad"], float(out["loss_class"]), float(out["loss_recon"]))
+
+    def infer(self, theta: Floats, x: Floats) -> Inference:
+        """Return probabilities and errors; see :class:`~device_agent.inference.engine.Engine`."""
+        check_shapes(self._spec, theta, x)
+        probs = np.empty((len(x), self._spec.classes), dtype=np.float32)
+        err = np.empty(len(x), dtype=np.float32)
+        for start in range(0, len(x), _CHUNK_ROWS):
+            rows = slice(start, start + _CHUNK_ROWS)
+            out = self._run["infer"](theta=theta, x=x[rows])
+            probs[rows], err[rows] = out["probs"], out["err"]
+        return Inference(probs, err)
+
+    def evaluate(self, theta: Floats, x: Floats, y: Labels, wc: Floats, wr: Floats) -> Evaluation:
+        """Return sums over rows; see :class:`~device_agent.inference.engine.Engine`."""
+        check_shapes(self._spec, theta, x, y, wc, wr)
+        names = ("loss_class_sum", "wc_sum", "loss_recon_sum", "wr_sum")
+        sums = dict.fromkeys(names, 0.0)
+        confusion = np.zeros((self._spec.classes, self._spec.classes))
+        for start in range(0, len(x), _CHUNK_ROWS):
+            rows = slice(start, start + _CHUNK_ROWS)
+            out = self._run["evaluate"](theta=theta, x=x[rows], y=y[rows], wc=wc[rows], wr=wr[rows])
+            for name in names:
+                sums[name] += float(out[name])
+            confusion += out["confusion"]
+        return Evaluation(**sums, confusion=confusion)
+
+
+def _interpreter_class() -> Any:
+    reasons = []
+    for module in _RUNTIMES:
+        try:
+            return import_module(module).Interpreter
+        except (ImportError, AttributeError) as error:
+            reasons.append(f"{module}: {error}")
+    raise RuntimeMissingError("no LiteRT runtime: " + "; ".join(reasons))

@@ -1,0 +1,1 @@
+"""What runs beside the broker: registry, rounds, families, releases."""

@@ -1,0 +1,1 @@
+"""Building, checking and describing `.tflite` artifacts; only ``builder`` needs TensorFlow."""
