@@ -63,7 +63,7 @@ def decode(kind: type[M], data: bytes) -> M:
 
 
 _TAGS = (0, 1, 2, 3, 4, 5, 25, 28, 29, 30, 35, 36, 37, 100, 256, 258, 260, 261, 1004, 43000, 55799)
-"""Tags that cbor2 knows; the messages use none, and some of them (regular expressions, references) do work for a peer."""
+"""Tags that cbor2 knows. The messages use none, and some (regular expressions, references) make work for a peer."""
 
 
 def _refuse_tag(*_: object) -> NoReturn:

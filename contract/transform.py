@@ -8,7 +8,8 @@ from contract.features import FEATURES, N_FEATURES, SPAN
 
 _LOG = np.array([f.kind == "log" for f in FEATURES])
 _PER_UNIT = np.array([f.per_unit for f in FEATURES], dtype=np.float64)
-_SCALE = SPAN / np.where(_LOG, np.log1p(_PER_UNIT * np.array([f.ceiling for f in FEATURES], dtype=np.float64)), 1.0)
+_CEILING = np.array([f.ceiling for f in FEATURES], dtype=np.float64)
+_SCALE = SPAN / np.where(_LOG, np.log1p(_PER_UNIT * _CEILING), 1.0)
 
 
 def to_model_input(raw: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.float32], int]:
@@ -39,6 +40,6 @@ def to_model_input(raw: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.float32
         )
     bad = ~(np.isfinite(raw) & (raw >= 0.0))
     repaired = int(np.count_nonzero(bad))
-    values = np.where(bad, 0.0, raw) if repaired else raw
+    values = np.minimum(np.where(bad, 0.0, raw) if repaired else raw, _CEILING)
     scaled = np.where(_LOG, np.log1p(values * _PER_UNIT), values) * _SCALE
     return np.minimum(scaled, float(SPAN)).astype(np.float32), repaired
