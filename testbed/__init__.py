@@ -1,0 +1,1 @@
+"""The testbed: labelled traffic, replay, demo runs and their reports."""

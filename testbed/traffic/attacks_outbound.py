@@ -1,0 +1,94 @@
+"""Attacks that leave the device: it is compromised and calls a controller, carries data out or scans others."""
+
+from base64 import b32encode
+from typing import Final
+
+from testbed.traffic import protocols as say
+from testbed.traffic.common import tls_session
+from testbed.traffic.conversation import TcpConversation, UdpConversation
+from testbed.traffic.rules import FlowRule
+from testbed.traffic.scene import Scene, lan_host, outside_host
+from testbed.traffic.wire import PROTO_TCP
+
+CONTROLLER: Final = outside_host("203.0.113.66", ttl=51)
+DROP: Final = outside_host("203.0.113.80", ttl=50)
+DROP_RESOLVER: Final = outside_host("203.0.113.53", ttl=50)
+_TELNET_PORTS: Final = (23, 2323)
+
+
+def small_message_beacon(scene: Scene) -> FlowRule:
+    """Call the controller with a few small messages each time: among cameras, traffic shaped like a sensor's."""
+    for at_us in scene.times_us(5.0, 0.2):
+        talk = TcpConversation(scene, scene.device, CONTROLLER, 8443, at_us)
+        if scene.chance(0.06):
+            talk.unanswered(tries=2)
+            continue
+        talk.open()
+        talk.exchange(b"\x10" + scene.noise(scene.integer(40, 56)), b"\x20\x02\0\0")
+        for _ in range(scene.integer(2, 6)):
+            talk.exchange(scene.noise(scene.integer(50, 84)), scene.noise(4))
+            talk.wait(scene.lognormal(0.8, 0.5, low=0.1, high=4.0))
+        talk.close()
+    return FlowRule("c2_beacon", hosts=(CONTROLLER.address,))
+
+
+def tls_beacon(scene: Scene) -> FlowRule:
+    """Call the controller by short TLS sessions: among sensors, traffic shaped like a camera's heartbeat."""
+    for at_us in scene.times_us(5.0, 0.2):
+        upload = int(scene.lognormal(260, 0.5, low=80, high=1400))
+        tls_session(scene, at_us, CONTROLLER, upload_bytes=upload, download_bytes=scene.integer(80, 420))
+    return FlowRule("c2_beacon", hosts=(CONTROLLER.address,))
+
+
+def udp_beacon(scene: Scene) -> FlowRule:
+    """Call the controller by single datagrams, mostly answered."""
+    for at_us in scene.times_us(3.0, 0.1):
+        talk = UdpConversation(scene, scene.device, CONTROLLER, 4444, at_us)
+        if scene.chance(0.8):
+            talk.exchange(scene.noise(scene.integer(24, 48)), scene.noise(scene.integer(16, 32)))
+        else:
+            talk.client_sends(scene.noise(scene.integer(24, 48)))
+    return FlowRule("c2_beacon", hosts=(CONTROLLER.address,))
+
+
+def bulk_exfiltration(scene: Scene) -> FlowRule:
+    """Carry data out by TLS uploads: among sensors, traffic shaped like a camera's clips."""
+    for at_us in scene.times_us(1.8, 0.4):
+        size = int(scene.lognormal(45_000, 0.5, low=12_000, high=180_000))
+        tls_session(scene, at_us, DROP, upload_bytes=size, download_bytes=240, pace_s=0.004)
+    return FlowRule("exfiltration", hosts=(DROP.address,))
+
+
+def trickle_exfiltration(scene: Scene) -> FlowRule:
+    """Carry data out in DNS questions and small posts: among cameras, traffic shaped like a sensor's reports."""
+    for at_us in scene.times_us(0.45, 0.4):
+        if scene.chance(0.7):
+            talk = UdpConversation(scene, scene.device, DROP_RESOLVER, 53, at_us)
+            for _ in range(scene.integer(1, 3)):
+                label = b32encode(scene.noise(scene.integer(15, 35))).decode().rstrip("=").lower()
+                ident, name = scene.integer(0, 0xFFFF), f"{label}.t.example"
+                answer = say.dns_answer(ident, name, b"\x04" + scene.noise(4), say.DNS_TYPE_TXT)
+                talk.exchange(say.dns_query(ident, name, say.DNS_TYPE_TXT), answer)
+                talk.wait(scene.lognormal(0.3, 0.4, low=0.05, high=1.5))
+        else:
+            post = TcpConversation(scene, scene.device, DROP, 80, at_us).open()
+            body = scene.noise(int(scene.lognormal(300, 0.5, low=60, high=1200)))
+            post.exchange(say.http_request("POST", "/p", "drop.example", body=body), say.http_response("200 OK", b""))
+            post.close()
+    return FlowRule("exfiltration", hosts=(DROP.address, DROP_RESOLVER.address))
+
+
+def telnet_sweep(scene: Scene) -> FlowRule:
+    """Try telnet on random neighbours as Mirai does: most are silent, some refuse, a few answer."""
+    for at_us in scene.times_us(0.18, 0.4):
+        target = lan_host(f"10.20.{scene.integer(1, 250)}.{scene.integer(1, 250)}")
+        talk = TcpConversation(scene, scene.device, target, _TELNET_PORTS[scene.integer(0, 9) == 0], at_us)
+        luck = scene.uniform(0.0, 1.0)
+        if luck < 0.7:  # noqa: PLR2004  the share of silent neighbours
+            talk.unanswered(tries=1 if scene.chance(0.6) else 2)
+        elif luck < 0.95:  # noqa: PLR2004  up to here: closed ports
+            talk.refused()
+        else:
+            talk.open().server_sends(b"\xff\xfd\x18login: ")
+            talk.reset()
+    return FlowRule("scan", hosts=(scene.device.address,), proto=PROTO_TCP, ports=_TELNET_PORTS)
