@@ -1,0 +1,122 @@
+"""Which releases a device accepts: Ed25519 signatures of keys that it was given."""
+
+from base64 import b64decode
+from binascii import Error as Base64Error
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_public_key
+
+from contract.canonical import sha256_hex
+from contract.errors import WeightsError
+from contract.messages import Release
+from contract.model import ModelSpec, weights_from_bytes
+from device_agent.errors import TrustError
+
+RAW_KEY_BYTES = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Keyring:
+    """Public keys by key id (first 16 hexadecimal digits of the SHA-256 of the raw key)."""
+
+    keys: Mapping[str, Ed25519PublicKey] = field(default_factory=dict)
+
+    def verify(self, release: Release) -> str | None:
+        """Return why the signature of a release is refused, or ``None`` if it is good."""
+        if not self.keys:
+            return "trust-no-keys"
+        key = self.keys.get(release.key_id)
+        if key is None:
+            return "trust-unknown-key"
+        try:
+            key.verify(release.signature, release.manifest.signed_bytes())
+        except InvalidSignature:
+            return "trust-bad-signature"
+        return None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Verdict:
+    """What came out of checking a release: weights of shape ``(P,)``, or the reason of the refusal."""
+
+    weights: npt.NDArray[np.float32] | None
+    refusal: str | None
+
+
+def check_release(release: Release, *, digest: str, spec: ModelSpec, keyring: Keyring) -> Verdict:
+    """Check a release from its topic to its last weight.
+
+    Parameters
+    ----------
+    release
+        From a peer.
+    digest
+        Under which it was published.
+    spec
+        The architecture this device works with.
+    keyring
+        Keys this device trusts.
+    """
+    manifest = release.manifest
+    if manifest.weights_digest != digest:
+        return Verdict(None, "release-other-digest")
+    if manifest.spec_id != spec.spec_id:
+        return Verdict(None, "release-spec")
+    if manifest.n_parameters != spec.n_parameters:
+        return Verdict(None, "release-length")
+    refusal = keyring.verify(release)
+    if refusal is not None:
+        return Verdict(None, refusal)
+    if sha256_hex(release.weights) != digest:
+        return Verdict(None, "release-digest")
+    try:
+        return Verdict(weights_from_bytes(release.weights, n_parameters=spec.n_parameters), None)
+    except WeightsError as error:
+        return Verdict(None, error.reason)
+
+
+def load_keyring(paths: Sequence[Path]) -> Keyring:
+    """Read public keys: PEM, or the raw 32 bytes in hexadecimal or Base64 on one line.
+
+    Raises
+    ------
+    TrustError
+        If a file cannot be read or holds no Ed25519 public key.
+    """
+    keys: dict[str, Ed25519PublicKey] = {}
+    for path in paths:
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise TrustError(f"{path}: the release key cannot be read: {error.strerror}") from None
+        key = _parse_key(data)
+        if key is None:
+            raise TrustError(f"{path}: holds no Ed25519 public key (PEM, or 32 bytes in hexadecimal or Base64)")
+        keys[key_id(key)] = key
+    return Keyring(keys)
+
+
+def key_id(key: Ed25519PublicKey) -> str:
+    """Return the id of a public key."""
+    return sha256_hex(key.public_bytes(Encoding.Raw, PublicFormat.Raw))[:16]
+
+
+def _parse_key(data: bytes) -> Ed25519PublicKey | None:
+    text = data.strip()
+    if text.startswith(b"-----BEGIN"):
+        try:
+            key = load_pem_public_key(text)
+        except (ValueError, UnsupportedAlgorithm):
+            return None
+        return key if isinstance(key, Ed25519PublicKey) else None
+    try:
+        raw = bytes.fromhex(text.decode("ascii")) if len(text) == 2 * RAW_KEY_BYTES else b64decode(text, validate=True)
+    except (ValueError, Base64Error):
+        return None
+    return Ed25519PublicKey.from_public_bytes(raw) if len(raw) == RAW_KEY_BYTES else None
