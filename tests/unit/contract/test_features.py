@@ -13,7 +13,7 @@ from contract.transform import to_model_input
 
 
 def test_the_schema_id_changes_only_on_purpose():
-    assert SCHEMA_ID == "8b11b04c" + SCHEMA_ID[8:]
+    assert SCHEMA_ID.startswith("8b11b04c")
     assert N_FEATURES == 61
 
 
