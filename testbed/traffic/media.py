@@ -148,6 +148,23 @@ def snapshots(period_s: float, *, wrong_share: float = 0.08) -> Play:
     return play
 
 
+def grid_view(period_s: float) -> Play:
+    """Return an activity: an app shows stills of all cameras and asks about three times a second for a while."""
+
+    def play(scene: Scene) -> None:
+        for at_us in scene.times_us(period_s, 0.3):
+            until_us, next_us = scene.until_us(at_us, scene.uniform(4.0, 10.0)), at_us
+            page = say.http_request("GET", "/thumb.jpg", scene.device.address, user="view", password="s3cret-view")
+            while next_us < until_us:
+                talk = TcpConversation(scene, PHONE, scene.device, 80, next_us).open()
+                still = scene.noise(int(scene.lognormal(700, 0.6, low=60, high=4000)))
+                talk.exchange(page, say.http_response("200 OK", still, "image/jpeg"))
+                talk.close(by_client=scene.chance(0.5))
+                next_us += scene.integer(180_000, 520_000)
+
+    return play
+
+
 def event_subscription(period_s: float, seconds: float) -> Play:
     """Return an activity: the hub keeps an HTTP connection open and hears of an event now and then."""
 

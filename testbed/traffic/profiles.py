@@ -39,6 +39,7 @@ def _media(name: str, activities: dict[str, Play]) -> dict[str, Play]:
         "name_lookups": common.name_lookups(14.0, "api.cloud.example", "time.cloud.example", "fw.cloud.example"),
         "heartbeat": common.heartbeat(17.0),
         "snapshots": media.snapshots(11.0),
+        "grid_view": media.grid_view(120.0),
         **activities,
     }
 
@@ -48,6 +49,7 @@ def _sensor(name: str, activities: dict[str, Play]) -> dict[str, Play]:
     return {
         **common.basics(name, "_http._tcp.local", 80, open_ports=(80, 1883)),
         "name_lookups": common.name_lookups(24.0, "broker.lan", "hub.lan", "time.cloud.example"),
+        "dashboard_visits": sensor.dashboard_visits(110.0),
         "idle_dashboard": sensor.idle_dashboard(38.0, 14.0),
         **activities,
     }
@@ -147,7 +149,7 @@ PROFILES: Final[Mapping[str, Profile]] = {
         "programmable controller: Modbus polled at a steady rate, SNMP, log lines",
         {
             **common.basics("plc", "_modbus._tcp.local", odd.MODBUS_PORT, open_ports=(502, 161)),
-            "panel": odd.modbus_polls(30.0, 28.0, poll_hz=5.0, registers=24),
+            "panel": odd.modbus_polls(30.0, 28.0, poll_hz=3.0, registers=24),
             "historian": odd.modbus_polls(20.0, 16.0, poll_hz=1.0, registers=120, historian=True),
             "snmp_polls": odd.snmp_polls(8.0),
             "syslog": odd.syslog(11.0, "plc"),

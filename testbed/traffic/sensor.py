@@ -5,7 +5,8 @@ from typing import Final
 from testbed.traffic import protocols as say
 from testbed.traffic.common import Play, dns_lookup
 from testbed.traffic.conversation import TcpConversation, UdpConversation
-from testbed.traffic.scene import BROKER, HUB, OPERATOR, US_PER_S, Scene
+from testbed.traffic.scene import BROKER, HUB, OPERATOR, Scene
+from testbed.traffic.wire import Host
 
 MQTT_PORT: Final = 1883
 COAP_PORT: Final = 5683
@@ -93,15 +94,33 @@ def coap_reports(period_s: float, name: str) -> Play:
     return play
 
 
+def _poll(scene: Scene, asker: Host, at_us: int) -> None:
+    """Ask the device's HTTP page for its state on a connection of its own."""
+    talk = TcpConversation(scene, asker, scene.device, 80, at_us).open()
+    request = say.http_request("GET", "/status", scene.device.address, user="hub", password="hub-token-18")
+    talk.exchange(request, say.http_response("200 OK", reading(scene, "state")))
+    talk.close(by_client=scene.chance(0.5))
+
+
 def status_polls(period_s: float) -> Play:
-    """Return an activity: the hub asks the device's HTTP page for its state; short connections."""
+    """Return an activity: the hub asks the device for its state by short HTTP connections."""
 
     def play(scene: Scene) -> None:
         for at_us in scene.times_us(period_s, 0.2):
-            talk = TcpConversation(scene, HUB, scene.device, 80, at_us).open()
-            request = say.http_request("GET", "/status", scene.device.address, user="hub", password="hub-token-18")
-            talk.exchange(request, say.http_response("200 OK", reading(scene, "state")))
-            talk.close(by_client=scene.chance(0.5))
+            _poll(scene, HUB, at_us)
+
+    return play
+
+
+def dashboard_visits(period_s: float) -> Play:
+    """Return an activity: while somebody looks at a dashboard it polls about three times a second."""
+
+    def play(scene: Scene) -> None:
+        for at_us in scene.times_us(period_s, 0.3):
+            until_us, next_us = scene.until_us(at_us, scene.uniform(4.0, 10.0)), at_us
+            while next_us < until_us:
+                _poll(scene, OPERATOR, next_us)
+                next_us += scene.integer(180_000, 520_000)
 
     return play
 
