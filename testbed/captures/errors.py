@@ -2,25 +2,24 @@
 
 ::
 
-    CaptureError
+    HarnessError
     ├── CaptureInputError  the capture is missing, no capture, truncated or of an unknown link type
     └── LabelsInputError   the label sidecar is missing or wrong
 """
 
 from contract.exit_codes import ExitCode
+from testbed.errors import HarnessError
 
 
-class CaptureError(Exception):
-    """Base: a capture or its labels cannot be used; the message is one line for a person."""
-
-    exit_code = ExitCode.CAPTURE_INPUT
-
-
-class CaptureInputError(CaptureError):
+class CaptureInputError(HarnessError):
     """The capture is missing, no capture, truncated or of an unknown link type."""
 
+    def __init__(self, message: str) -> None:
+        super().__init__(message, code=ExitCode.CAPTURE_INPUT)
 
-class LabelsInputError(CaptureError):
+
+class LabelsInputError(HarnessError):
     """The label sidecar is missing or wrong."""
 
-    exit_code = ExitCode.LABELS_INPUT
+    def __init__(self, message: str) -> None:
+        super().__init__(message, code=ExitCode.LABELS_INPUT)

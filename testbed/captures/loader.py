@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Final, Literal
 
@@ -136,7 +137,7 @@ def load_captures(folder: Path) -> list[LabelledCapture]:
     if not paths:
         raise CaptureInputError(f"{folder}: no captures here (*.pcap, *.pcapng, also .gz)")
     captures = sorted((load_capture(path) for path in paths), key=lambda capture: capture.device_id)
-    for before, after in zip(captures, captures[1:], strict=False):
+    for before, after in pairwise(captures):
         if before.device_id == after.device_id:
             raise LabelsInputError(
                 f"{after.path}: device {after.device_id} is also in {before.path.name}; one capture per device"

@@ -14,7 +14,15 @@ from scapy.utils import RawPcapNgReader, RawPcapReader
 from testbed.captures.errors import CaptureInputError
 
 US_PER_S: Final = 1_000_000
-KNOWN_LINKTYPES: Final = {0: "BSD null", 1: "Ethernet", 101: "raw IP", 113: "Linux cooked", 276: "Linux cooked v2"}
+KNOWN_LINKTYPES: Final = {
+    0: "BSD null",
+    1: "Ethernet",
+    101: "raw IP",
+    108: "BSD loopback",
+    113: "Linux cooked",
+    228: "raw IPv4",
+    276: "Linux cooked v2",
+}
 _FILE_HEADER_BYTES: Final = 24
 _RECORD_HEADER_BYTES: Final = 16
 _NS_PER_US: Final = 1000
@@ -122,7 +130,7 @@ def _complete_blocks(path: Path) -> bool:
         while position + 12 <= size_bytes:
             stream.seek(position + 4)
             (length,) = struct.unpack(f"{order}I", stream.read(4))
-            if length < 12:  # noqa: PLR2004  smaller than its own frame
+            if length < 12:
                 return False
             position += length
         return position == size_bytes

@@ -84,9 +84,9 @@ def telnet_sweep(scene: Scene) -> FlowRule:
         target = lan_host(f"10.20.{scene.integer(1, 250)}.{scene.integer(1, 250)}")
         talk = TcpConversation(scene, scene.device, target, _TELNET_PORTS[scene.integer(0, 9) == 0], at_us)
         luck = scene.uniform(0.0, 1.0)
-        if luck < 0.7:  # noqa: PLR2004  the share of silent neighbours
+        if luck < 0.7:
             talk.unanswered(tries=1 if scene.chance(0.6) else 2)
-        elif luck < 0.95:  # noqa: PLR2004  up to here: closed ports
+        elif luck < 0.95:
             talk.refused()
         else:
             talk.open().server_sends(b"\xff\xfd\x18login: ")

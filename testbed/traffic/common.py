@@ -68,9 +68,7 @@ def time_sync(period_s: float = 64.0) -> Play:
         for at_us in scene.times_us(period_s, 0.05):
             stamp_s = _EPOCH_S + at_us / US_PER_S
             talk = UdpConversation(scene, scene.device, TIME_SERVER, 123, at_us)
-            talk.exchange(
-                say.ntp_packet(client=True, stamp_s=stamp_s), say.ntp_packet(client=False, stamp_s=stamp_s)
-            )
+            talk.exchange(say.ntp_packet(client=True, stamp_s=stamp_s), say.ntp_packet(client=False, stamp_s=stamp_s))
 
     return play
 

@@ -14,6 +14,8 @@ _SDP: Final = (
     b"v=0\r\no=- 1 1 IN IP4 0.0.0.0\r\ns=stream1\r\nt=0 0\r\nm=video 0 RTP/AVP 96\r\n"
     b"a=rtpmap:96 H264/90000\r\na=fmtp:96 packetization-mode=1;profile-level-id=4d0029\r\na=control:track1\r\n"
 )
+# Made up; only ever inside synthetic packets.
+_VIEWER: Final = ("view", "s3cret-view")
 _CLOCK_HZ: Final = 90_000
 _KEY_FRAME_EVERY: Final = 20
 
@@ -52,7 +54,9 @@ def _rtsp_setup(talk: TcpConversation, address: str, transport: str) -> None:
     talk.exchange(say.rtsp_request("PLAY", address, 5, "Range: npt=0.000-"), say.rtsp_response(ok, 5))
 
 
-def live_view(period_s: float, seconds: float, *, fps: float = 10.0, scale: float = 1.0, tcp_share: float = 0.3) -> Play:
+def live_view(
+    period_s: float, seconds: float, *, fps: float = 10.0, scale: float = 1.0, tcp_share: float = 0.3
+) -> Play:
     """Return an activity: the recorder watches by RTSP; video as RTP over UDP or inside the RTSP connection."""
 
     def play(scene: Scene) -> None:
@@ -128,7 +132,7 @@ def snapshots(period_s: float, *, wrong_share: float = 0.08) -> Play:
     def play(scene: Scene) -> None:
         for at_us in scene.times_us(period_s, 0.35):
             viewer = RECORDER if scene.chance(0.7) else PHONE
-            page = say.http_request("GET", "/snapshot.jpg", scene.device.address, user="view", password="s3cret-view")
+            page = say.http_request("GET", "/snapshot.jpg", scene.device.address, user=_VIEWER[0], password=_VIEWER[1])
             if scene.chance(wrong_share):
                 start_us = at_us
                 for _ in range(scene.integer(2, 5)):
@@ -154,7 +158,7 @@ def grid_view(period_s: float) -> Play:
     def play(scene: Scene) -> None:
         for at_us in scene.times_us(period_s, 0.3):
             until_us, next_us = scene.until_us(at_us, scene.uniform(4.0, 10.0)), at_us
-            page = say.http_request("GET", "/thumb.jpg", scene.device.address, user="view", password="s3cret-view")
+            page = say.http_request("GET", "/thumb.jpg", scene.device.address, user=_VIEWER[0], password=_VIEWER[1])
             while next_us < until_us:
                 talk = TcpConversation(scene, PHONE, scene.device, 80, next_us).open()
                 still = scene.noise(int(scene.lognormal(700, 0.6, low=60, high=4000)))

@@ -84,7 +84,9 @@ def ipp_status(period_s: float) -> Play:
         for at_us in scene.times_us(period_s, 0.25):
             talk = TcpConversation(scene, HISTORIAN, scene.device, 631, at_us).open()
             for _ in range(scene.integer(1, 3)):
-                ask = say.http_request("POST", "/ipp/print", scene.device.address, body=scene.noise(scene.integer(150, 400)))
+                ask = say.http_request(
+                    "POST", "/ipp/print", scene.device.address, body=scene.noise(scene.integer(150, 400))
+                )
                 attributes = scene.noise(int(scene.lognormal(3800, 0.2, low=1500, high=8000)))
                 talk.exchange(ask, say.http_response("200 OK", attributes, "application/ipp"), think_s=0.04)
             talk.close()

@@ -185,7 +185,7 @@ def modbus_request(transaction: int, function: int, address: int, value: int) ->
 
 def modbus_response(transaction: int, function: int, data: bytes) -> bytes:
     """Return a Modbus/TCP response; for function 3 ``data`` are the registers."""
-    body = bytes((function, len(data))) + data if function == 3 else bytes((function,)) + data  # noqa: PLR2004
+    body = bytes((function, len(data))) + data if function == 3 else bytes((function,)) + data
     return struct.pack("!HHHB", transaction & 0xFFFF, 0, len(body) + 1, 1) + body
 
 

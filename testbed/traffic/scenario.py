@@ -99,7 +99,9 @@ def schedule(
     )
 
 
-def _spread(attacks: tuple[str, ...], rounds: int, from_s: float, length_s: float, shrink: float) -> tuple[Episode, ...]:
+def _spread(
+    attacks: tuple[str, ...], rounds: int, from_s: float, length_s: float, shrink: float
+) -> tuple[Episode, ...]:
     """Place every attack once in each of the rounds, at evenly spaced starts."""
     episodes = []
     slots = max(1, rounds * len(attacks))
@@ -127,14 +129,30 @@ class _Role:
 # attacked.
 _FLEET: Final = (
     _Role("cam-1", "camera", ("bruteforce", "c2_beacon", "port_scan"), ("bruteforce", "c2_beacon", "slow_dos")),
-    _Role("temp-1", "temp_sensor", ("bruteforce", "mqtt_abuse", "port_scan"), ("bruteforce", "mqtt_abuse", "exfiltration")),
-    _Role("plc-1", "plc", ("modbus_injection", "port_scan", "syn_flood"), ("modbus_injection", "port_scan", "syn_flood")),
+    _Role(
+        "temp-1", "temp_sensor", ("bruteforce", "mqtt_abuse", "port_scan"), ("bruteforce", "mqtt_abuse", "exfiltration")
+    ),
+    _Role(
+        "plc-1", "plc", ("modbus_injection", "port_scan", "syn_flood"), ("modbus_injection", "port_scan", "syn_flood")
+    ),
     _Role("cam-2", "camera", ("slow_dos", "syn_flood", "exfiltration"), ("slow_dos", "exfiltration", "bruteforce")),
     _Role("plug-1", "smart_plug", ("c2_beacon", "mqtt_abuse", "slow_dos"), ("slow_dos", "c2_beacon", "udp_flood")),
-    _Role("doorbell-1", "doorbell", ("bruteforce", "exfiltration", "syn_flood"), ("exfiltration", "c2_beacon", "syn_flood")),
-    _Role("temp-2", "temp_sensor", ("exfiltration", "udp_flood", "c2_beacon"), ("exfiltration", "c2_beacon", "mqtt_abuse")),
+    _Role(
+        "doorbell-1",
+        "doorbell",
+        ("bruteforce", "exfiltration", "syn_flood"),
+        ("exfiltration", "c2_beacon", "syn_flood"),
+    ),
+    _Role(
+        "temp-2", "temp_sensor", ("exfiltration", "udp_flood", "c2_beacon"), ("exfiltration", "c2_beacon", "mqtt_abuse")
+    ),
     _Role("monitor-1", "baby_monitor", (), ("bruteforce", "c2_beacon", "exfiltration")),
-    _Role("air-1", "air_quality", ("bruteforce", "exfiltration", "telnet_sweep"), ("bruteforce", "telnet_sweep", "c2_beacon")),
+    _Role(
+        "air-1",
+        "air_quality",
+        ("bruteforce", "exfiltration", "telnet_sweep"),
+        ("bruteforce", "telnet_sweep", "c2_beacon"),
+    ),
     _Role("printer-1", "printer", (), ()),
 )
 

@@ -10,6 +10,8 @@ from testbed.traffic.wire import Host
 
 MQTT_PORT: Final = 1883
 COAP_PORT: Final = 5683
+# Made up; only ever inside synthetic packets.
+_HUB_LOGIN: Final = ("hub", "hub-token-18")
 _REFUSED_SHARE: Final = 0.05
 
 
@@ -97,7 +99,7 @@ def coap_reports(period_s: float, name: str) -> Play:
 def _poll(scene: Scene, asker: Host, at_us: int) -> None:
     """Ask the device's HTTP page for its state on a connection of its own."""
     talk = TcpConversation(scene, asker, scene.device, 80, at_us).open()
-    request = say.http_request("GET", "/status", scene.device.address, user="hub", password="hub-token-18")
+    request = say.http_request("GET", "/status", scene.device.address, user=_HUB_LOGIN[0], password=_HUB_LOGIN[1])
     talk.exchange(request, say.http_response("200 OK", reading(scene, "state")))
     talk.close(by_client=scene.chance(0.5))
 

@@ -27,15 +27,17 @@ MIN_FRAME_BYTES: Final = 60
 MSS_BYTES: Final = 1460
 _ONES: Final = 0xFFFF
 
+_ANY: Final = "192.0.2.1"
+
 # One crafted packet per header kind; the address, length, port and checksum fields are overwritten per packet.
-_IP_HEADER: Final = bytes(IP(flags="DF", src="0.0.0.0", dst="0.0.0.0", len=20, chksum=0))
+_IP_HEADER: Final = bytes(IP(flags="DF", src=_ANY, dst=_ANY, len=20, chksum=0))
 _TCP_HEADER: Final = bytes(TCP(chksum=0, window=0))
 _SYN_OPTIONS: Final = bytes(
     TCP(options=[("MSS", MSS_BYTES), ("NOP", None), ("WScale", 7), ("SAckOK", b""), ("EOL", None)], chksum=0)
 )[20:]
 _UDP_HEADER: Final = bytes(UDP(chksum=0, len=8))
 _ICMP_HEADER: Final = bytes(ICMP(chksum=0))
-_ARP_BODY: Final = bytes(ARP(hwsrc="00:00:00:00:00:00", psrc="0.0.0.0", pdst="0.0.0.0"))
+_ARP_BODY: Final = bytes(ARP(hwsrc="00:00:00:00:00:00", psrc=_ANY, pdst=_ANY))
 _IPV4_TYPE: Final = bytes(Ether(src="00:00:00:00:00:00", dst="00:00:00:00:00:00", type=0x0800))[12:]
 _ARP_TYPE: Final = bytes(Ether(src="00:00:00:00:00:00", dst="00:00:00:00:00:00", type=0x0806))[12:]
 
@@ -137,9 +139,7 @@ def udp_frame(source: Host, target: Host, ports: tuple[int, int], ident: int, pa
     return _frame(source, target, _ip_packet(source, target, PROTO_UDP, ident, body))
 
 
-def icmp_echo_frame(
-    source: Host, target: Host, sequence: int, ident: int, payload: bytes, *, reply: bool
-) -> bytes:
+def icmp_echo_frame(source: Host, target: Host, sequence: int, ident: int, payload: bytes, *, reply: bool) -> bytes:
     """Return one ICMP echo request or reply as an Ethernet frame."""
     kind = 0 if reply else 8
     zeroed = _ICMP_FIELDS.pack(kind, 0, 0, 1, sequence) + payload

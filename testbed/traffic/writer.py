@@ -14,7 +14,6 @@ from testbed.captures.errors import CaptureInputError
 from testbed.captures.sidecar import GeneratorInfo, LabelMark, LabelSidecar, write_sidecar
 from testbed.traffic.attacks import ATTACKS
 from testbed.traffic.profiles import PROFILES
-from testbed.traffic.rules import FlowRule
 from testbed.traffic.scenario import EXAM_S, LEARN_S, DeviceScenario, Episode, default_fleet
 from testbed.traffic.scene import ROUTER, US_PER_S, Scene, Tape, lan_host
 from testbed.traffic.wire import arp_frame
@@ -82,7 +81,7 @@ def _strike(scenario: DeviceScenario, tape: Tape, number: int, episode: Episode)
     first = len(tape.frames)
     rng = np.random.default_rng((scenario.seed, number, crc32(episode.attack.encode())))
     scene = Scene(tape, rng, int(episode.start_s * US_PER_S), int(episode.end_s * US_PER_S))
-    rule: FlowRule = attack.forms[scenario.family](scene)
+    rule = attack.forms[scenario.family](scene)
     times_us = [at_us for at_us, _ in tape.frames[first:]] or [scene.start_us]
     return LabelMark(
         start_s=round(min(times_us) / US_PER_S - _MARK_MARGIN_S, 6),
