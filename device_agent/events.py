@@ -1,0 +1,406 @@
+"""What the agent core hears (events, in the past tense) and what it asks for (effects, imperative)."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from contract.messages import (
+    Assignment,
+    DeviceState,
+    GatewayState,
+    MarkSet,
+    Receipt,
+    RoundTask,
+    RunCommand,
+    TrainTarget,
+)
+from contract.model import ModelId, ReleaseManifest
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One training job.
+
+    Attributes
+    ----------
+    key
+        Unique in the life of the process.
+    task, target
+        The round's task and which of its targets; ``None`` for the device's own first model.
+    base
+        Digest of the model to start from.
+    """
+
+    key: str
+    base: str
+    task: RoundTask | None = None
+    target: TrainTarget | None = None
+
+    @property
+    def update_id(self) -> str:
+        """Idempotency key of the update that comes out; empty for the device's own model."""
+        if self.task is None or self.target is None:
+            return ""
+        return f"{self.task.round_id}-{self.task.device_id}-{self.target.role}"
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What the core must know after a restart.
+
+    Attributes
+    ----------
+    trained
+        Fingerprints of tasks whose updates were all made, newest last.
+    assignment
+        The newest one seen.
+    active
+        The model in use.
+    locally_trained
+        Whether the device made its own first model.
+    calibrated_rows
+        Validation rows behind the present threshold, ``None`` before the first calibration.
+    signature_sequence
+        Number of the last signature.
+    commands
+        ``run/sequence`` of commands acted on, newest last.
+    """
+
+    trained: tuple[str, ...] = ()
+    assignment: Assignment | None = None
+    active: ModelId | None = None
+    locally_trained: bool = False
+    calibrated_rows: int | None = None
+    signature_sequence: int = 0
+    commands: tuple[str, ...] = ()
+
+
+# --- events ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Connected:
+    """The broker accepted the connection; subscriptions of the device's own topics stand."""
+
+
+@dataclass(frozen=True, slots=True)
+class Disconnected:
+    """The broker is gone."""
+
+
+@dataclass(frozen=True, slots=True)
+class GatewaySeen:
+    """The gateway said whether it listens."""
+
+    state: GatewayState
+
+
+@dataclass(frozen=True, slots=True)
+class TaskReceived:
+    """A round task, possibly for the second time."""
+
+    task: RoundTask
+
+
+@dataclass(frozen=True, slots=True)
+class TaskCleared:
+    """The retained task was cleared: the round is over."""
+
+
+@dataclass(frozen=True, slots=True)
+class AssignmentReceived:
+    """Which models the device shall hold."""
+
+    assignment: Assignment
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseReceived:
+    """A release came in and was checked: ``manifest`` if it is good, else ``refusal``."""
+
+    digest: str
+    manifest: ReleaseManifest | None
+    refusal: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ReceiptReceived:
+    """The gateway's word on an update."""
+
+    receipt: Receipt
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingFinished:
+    """A training job is done; the shell holds the result."""
+
+    job_key: str
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingFailed:
+    """A training job gave no result."""
+
+    job_key: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class RowsCounted:
+    """State of the sample buffer.
+
+    Attributes
+    ----------
+    benign, train, validation
+        Benign training rows, all training rows, validation rows.
+    baseline_open
+        Whether the baseline window still runs.
+    """
+
+    benign: int
+    train: int
+    validation: int
+    baseline_open: bool
+
+
+@dataclass(frozen=True, slots=True)
+class MarksReceived:
+    """Ground truth of a test harness."""
+
+    marks: MarkSet
+
+
+@dataclass(frozen=True, slots=True)
+class CommandReceived:
+    """A command of a test harness."""
+
+    command: RunCommand
+
+
+@dataclass(frozen=True, slots=True)
+class ModelChosen:
+    """The shell checked, compared and calibrated what it was asked to; ``active`` is ready for use.
+
+    Attributes
+    ----------
+    request
+        Number of the :class:`ChooseModel` that this answers.
+    """
+
+    request: int
+    active: ModelId
+
+
+@dataclass(frozen=True, slots=True)
+class ModelUnfit:
+    """A candidate failed its self check."""
+
+    request: int
+    digest: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class HealthChanged:
+    """Why the device is degraded; empty when it is well."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ticked:
+    """Time went by."""
+
+
+Event = (
+    Connected
+    | Disconnected
+    | GatewaySeen
+    | TaskReceived
+    | TaskCleared
+    | AssignmentReceived
+    | ReleaseReceived
+    | ReceiptReceived
+    | TrainingFinished
+    | TrainingFailed
+    | RowsCounted
+    | MarksReceived
+    | CommandReceived
+    | ModelChosen
+    | ModelUnfit
+    | HealthChanged
+    | Ticked
+)
+
+
+# --- effects --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class SubscribeModel:
+    """Ask the broker for the release under a digest."""
+
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class UnsubscribeModel:
+    """The release under a digest is no longer wanted."""
+
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class HoldModel:
+    """Keep the release that was just verified."""
+
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class DropModel:
+    """Forget a model."""
+
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class StartTraining:
+    """Train; at most one job runs at a time."""
+
+    job: Job
+    seconds_left: float
+
+
+@dataclass(frozen=True, slots=True)
+class CancelTraining:
+    """Stop the running job; its result is not wanted."""
+
+    job_key: str
+
+
+@dataclass(frozen=True, slots=True)
+class SendUpdate:
+    """Put the result of a job into the outbox."""
+
+    job: Job
+
+
+@dataclass(frozen=True, slots=True)
+class ResendUpdate:
+    """Send an update of the outbox once more."""
+
+    update_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class SettleUpdate:
+    """The gateway answered: forget the update."""
+
+    update_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class AdoptLocal:
+    """Check and calibrate the result of the device's own training; answer like :class:`ChooseModel`."""
+
+    job: Job
+    request: int
+
+
+@dataclass(frozen=True, slots=True)
+class ChooseModel:
+    """Check, compare and calibrate; answer with ModelChosen or ModelUnfit under the same request number.
+
+    Attributes
+    ----------
+    fallback, expert
+        Held candidates; neither: calibrate the model in use anew.
+    reason
+        What to report when there is nothing to compare.
+    """
+
+    request: int
+    fallback: ModelId | None
+    expert: ModelId | None
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class SwapModel:
+    """Use this model from now on and publish it as active."""
+
+    active: ModelId
+    request: int
+    assignment_version: int
+
+
+@dataclass(frozen=True, slots=True)
+class SendSignature:
+    """Publish the traffic signature under this sequence number."""
+
+    sequence: int
+
+
+@dataclass(frozen=True, slots=True)
+class AnnounceDevice:
+    """Publish birth and what is active."""
+
+
+@dataclass(frozen=True, slots=True)
+class PublishStatus:
+    """Publish the state of the device."""
+
+    state: DeviceState
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ApplyMarks:
+    """Label by these marks."""
+
+    marks: MarkSet
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluate:
+    """Measure all held models on the exam rows and report."""
+
+    run_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class SaveFacts:
+    """Keep what must survive a restart."""
+
+    facts: Facts
+
+
+@dataclass(frozen=True, slots=True)
+class Refuse:
+    """Count a refusal; ``kind`` tells whether a peer or our own side is the cause."""
+
+    reason: str
+    kind: Literal["peer", "own"] = "peer"
+
+
+Effect = (
+    SubscribeModel
+    | UnsubscribeModel
+    | HoldModel
+    | DropModel
+    | StartTraining
+    | CancelTraining
+    | SendUpdate
+    | ResendUpdate
+    | SettleUpdate
+    | AdoptLocal
+    | ChooseModel
+    | SwapModel
+    | SendSignature
+    | AnnounceDevice
+    | PublishStatus
+    | ApplyMarks
+    | Evaluate
+    | SaveFacts
+    | Refuse
+)
