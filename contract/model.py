@@ -1,6 +1,5 @@
 """Model specs and the layout of their flat weight vector, artifacts and release manifests."""
 
-import itertools
 from typing import Literal
 
 import numpy as np
@@ -11,6 +10,7 @@ from contract.canonical import canonical_json, sha256_hex
 from contract.errors import WeightsError
 from contract.features import N_FEATURES, SCHEMA_ID
 from contract.ids import Digest, FamilyId
+from contract.layout import Layout
 from contract.taxonomy import N_CLASSES, TAXONOMY_ID
 
 Role = Literal["factory", "fallback", "expert"]
@@ -57,35 +57,23 @@ class ModelSpec(_Frozen):
         """Digest of the spec: two sides with different ids cannot exchange weights."""
         return sha256_hex(canonical_json(self.model_dump(mode="json")))
 
+    @property
+    def layout(self) -> Layout:
+        """The shape without ids; owns the layout of the flat weight vector."""
+        return Layout(self.inputs, self.classes, self.hidden, self.train_batch)
+
     def layers(self) -> tuple[tuple[str, int, int], ...]:
         """Return ``(name, fan in, fan out)`` of every dense layer in the order of the flat vector."""
-        sizes = (self.inputs, *self.hidden)
-        encoder = tuple((f"encoder{i}", a, b) for i, (a, b) in enumerate(itertools.pairwise(sizes)))
-        mirrored = tuple(reversed(sizes))
-        decoder = tuple((f"decoder{i}", a, b) for i, (a, b) in enumerate(itertools.pairwise(mirrored)))
-        return (*encoder, ("classifier", self.hidden[-1], self.classes), *decoder)
+        return self.layout.layers()
 
     @property
     def n_parameters(self) -> int:
         """Length P of the flat weight vector."""
-        return sum(a * b + b for _, a, b in self.layers())
+        return self.layout.n_parameters
 
     def slices(self) -> dict[str, tuple[slice, tuple[int, ...]]]:
-        """Return where each tensor lives in the flat vector.
-
-        Returns
-        -------
-        dict
-            ``"<layer>.weight"`` (shape ``(in, out)``, row-major) and ``"<layer>.bias"`` (shape ``(out,)``), each with
-            its slice and shape, in order.
-        """
-        result: dict[str, tuple[slice, tuple[int, ...]]] = {}
-        start = 0
-        for name, a, b in self.layers():
-            result[f"{name}.weight"] = (slice(start, start + a * b), (a, b))
-            result[f"{name}.bias"] = (slice(start + a * b, start + a * b + b), (b,))
-            start += a * b + b
-        return result
+        """Return where each tensor lives in the flat vector; see :meth:`contract.layout.Layout.slices`."""
+        return self.layout.slices()
 
     @model_validator(mode="after")
     def _not_too_big(self) -> "ModelSpec":

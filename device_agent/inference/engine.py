@@ -1,12 +1,12 @@
 """The one interface to the model's mathematics, and its result types."""
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from contract.model import ModelSpec
+from contract.layout import Layout
 
 Floats = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.int32]
@@ -68,24 +68,22 @@ class Evaluation:
 
 
 class Engine(Protocol):
-    """Stateless mathematics of one spec; weights come in with every call and are never written.
+    """Stateless mathematics of one architecture; weights come in with every call and are never written.
 
     Rows are model inputs (``contract.transform``), finite float32. A label outside ``0..K-1`` (an unlabelled row is
     -1) counts with class weight 0. An engine belongs to one thread: two threads need two engines.
     """
 
     @property
-    def spec(self) -> ModelSpec:
+    def layout(self) -> Layout:
         """The architecture."""
 
     @property
     def name(self) -> str:
         """``litert`` or ``numpy``."""
 
-    def gradient(
-        self, theta: Floats, x: Floats, y: Labels, wc: Floats, wr: Floats, recon_weight: float
-    ) -> Gradient:
-        """Return the gradient of one batch of 1 to ``spec.train_batch`` rows.
+    def gradient(self, theta: Floats, x: Floats, y: Labels, wc: Floats, wr: Floats, *, recon_weight: float) -> Gradient:
+        """Return the gradient of one batch of 1 to ``layout.train_batch`` rows.
 
         Parameters
         ----------
@@ -103,7 +101,7 @@ class Engine(Protocol):
         Raises
         ------
         ValueError
-            If a shape does not fit the spec.
+            If a shape does not fit the layout.
         """
 
     def infer(self, theta: Floats, x: Floats) -> Inference:
@@ -112,7 +110,7 @@ class Engine(Protocol):
         Raises
         ------
         ValueError
-            If a shape does not fit the spec.
+            If a shape does not fit the layout.
         """
 
     def evaluate(self, theta: Floats, x: Floats, y: Labels, wc: Floats, wr: Floats) -> Evaluation:
@@ -121,16 +119,21 @@ class Engine(Protocol):
         Raises
         ------
         ValueError
-            If a shape does not fit the spec.
+            If a shape does not fit the layout.
         """
 
 
-def check_shapes(spec: ModelSpec, theta: npt.NDArray[np.floating], x: npt.NDArray[np.floating], *columns: npt.NDArray[np.generic]) -> None:
-    """Raise ``ValueError`` unless the weights, the rows and their columns fit the spec and each other."""
-    if theta.shape != (spec.n_parameters,):
-        raise ValueError(f"weights have shape {theta.shape}, the spec wants ({spec.n_parameters},)")
-    if x.ndim != 2 or x.shape[1] != spec.inputs:
-        raise ValueError(f"rows have shape {x.shape}, the spec wants (n, {spec.inputs})")
+def check_shapes(
+    layout: Layout,
+    theta: npt.NDArray[np.floating[Any]],
+    x: npt.NDArray[np.floating[Any]],
+    *columns: npt.NDArray[np.generic],
+) -> None:
+    """Raise ``ValueError`` unless the weights, the rows and their columns fit the layout and each other."""
+    if theta.shape != (layout.n_parameters,):
+        raise ValueError(f"weights have shape {theta.shape}, the layout wants ({layout.n_parameters},)")
+    if x.ndim != 2 or x.shape[1] != layout.inputs:
+        raise ValueError(f"rows have shape {x.shape}, the layout wants (n, {layout.inputs})")
     for column in columns:
         if column.shape != (len(x),):
             raise ValueError(f"a column has shape {column.shape} beside {len(x)} rows")

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from contract.model import ModelSpec
+from contract.layout import Layout
 from device_agent.inference.engine import Evaluation, Floats, Gradient, Inference, Labels, check_shapes
 
 _RUNTIMES = ("ai_edge_litert.interpreter", "tflite_runtime.interpreter")
@@ -24,7 +24,7 @@ class LiteRTEngine:
 
     Parameters
     ----------
-    spec
+    layout
         The architecture the file was built for.
     blob
         The file. Its digest must have been checked before: older runtimes crash on damaged files.
@@ -37,8 +37,8 @@ class LiteRTEngine:
         If the runtime refuses the file or a signature is missing.
     """
 
-    def __init__(self, spec: ModelSpec, blob: bytes) -> None:
-        self._spec = spec
+    def __init__(self, layout: Layout, blob: bytes) -> None:
+        self._layout = layout
         try:
             interpreter = _interpreter_class()(model_content=blob, num_threads=1)
             # Before the first runner, or tflite-runtime leaves its fast kernels off.
@@ -52,26 +52,24 @@ class LiteRTEngine:
             raise ValueError(f"the LiteRT runtime refuses the artifact: {error}") from error
 
     @property
-    def spec(self) -> ModelSpec:
+    def layout(self) -> Layout:
         """The architecture."""
-        return self._spec
+        return self._layout
 
     @property
     def name(self) -> str:
         """``litert``."""
         return "litert"
 
-    def gradient(
-        self, theta: Floats, x: Floats, y: Labels, wc: Floats, wr: Floats, recon_weight: float
-    ) -> Gradient:
+    def gradient(self, theta: Floats, x: Floats, y: Labels, wc: Floats, wr: Floats, *, recon_weight: float) -> Gradient:
         """Return the gradient of one batch; see :class:`~device_agent.inference.engine.Engine`.
 
         Shorter batches are padded with rows of weight 0, which changes nothing.
         """
-        check_shapes(self._spec, theta, x, y, wc, wr)
-        missing = self._spec.train_batch - len(x)
+        check_shapes(self._layout, theta, x, y, wc, wr)
+        missing = self._layout.train_batch - len(x)
         if missing < 0:
-            raise ValueError(f"a batch of {len(x)} rows is more than {self._spec.train_batch}")
+            raise ValueError(f"a batch of {len(x)} rows is more than {self._layout.train_batch}")
         out = self._run["grad"](
             theta=theta,
             x=np.pad(x, ((0, missing), (0, 0))) if missing else x,
@@ -84,8 +82,8 @@ class LiteRTEngine:
 
     def infer(self, theta: Floats, x: Floats) -> Inference:
         """Return probabilities and errors; see :class:`~device_agent.inference.engine.Engine`."""
-        check_shapes(self._spec, theta, x)
-        probs = np.empty((len(x), self._spec.classes), dtype=np.float32)
+        check_shapes(self._layout, theta, x)
+        probs = np.empty((len(x), self._layout.classes), dtype=np.float32)
         err = np.empty(len(x), dtype=np.float32)
         for start in range(0, len(x), _CHUNK_ROWS):
             rows = slice(start, start + _CHUNK_ROWS)
@@ -95,10 +93,10 @@ class LiteRTEngine:
 
     def evaluate(self, theta: Floats, x: Floats, y: Labels, wc: Floats, wr: Floats) -> Evaluation:
         """Return sums over rows; see :class:`~device_agent.inference.engine.Engine`."""
-        check_shapes(self._spec, theta, x, y, wc, wr)
+        check_shapes(self._layout, theta, x, y, wc, wr)
         names = ("loss_class_sum", "wc_sum", "loss_recon_sum", "wr_sum")
         sums = dict.fromkeys(names, 0.0)
-        confusion = np.zeros((self._spec.classes, self._spec.classes))
+        confusion = np.zeros((self._layout.classes, self._layout.classes))
         for start in range(0, len(x), _CHUNK_ROWS):
             rows = slice(start, start + _CHUNK_ROWS)
             out = self._run["evaluate"](theta=theta, x=x[rows], y=y[rows], wc=wc[rows], wr=wr[rows])

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from contract.model import ModelSpec
+from contract.layout import Layout
 from device_agent.inference.engine import Evaluation, Floats, Gradient, Inference, Labels, check_shapes
 
 _EPSILON = 1e-6
@@ -20,7 +20,7 @@ class NumpyEngine:
 
     Parameters
     ----------
-    spec
+    layout
         The architecture.
 
     Notes
@@ -28,26 +28,24 @@ class NumpyEngine:
     float64 inputs give a float64 gradient, which the tests compare with numerical differentiation.
     """
 
-    def __init__(self, spec: ModelSpec) -> None:
-        self._spec = spec
-        self._cuts = list(spec.slices().values())
-        self._depth = len(spec.hidden)
+    def __init__(self, layout: Layout) -> None:
+        self._layout = layout
+        self._cuts = list(layout.slices().values())
+        self._depth = len(layout.hidden)
 
     @property
-    def spec(self) -> ModelSpec:
+    def layout(self) -> Layout:
         """The architecture."""
-        return self._spec
+        return self._layout
 
     @property
     def name(self) -> str:
         """``numpy``."""
         return "numpy"
 
-    def gradient(
-        self, theta: Floats, x: Floats, y: Labels, wc: Floats, wr: Floats, recon_weight: float
-    ) -> Gradient:
+    def gradient(self, theta: Floats, x: Floats, y: Labels, wc: Floats, wr: Floats, *, recon_weight: float) -> Gradient:
         """Return the gradient of one batch; see :class:`~device_agent.inference.engine.Engine`."""
-        check_shapes(self._spec, theta, x, y, wc, wr)
+        check_shapes(self._layout, theta, x, y, wc, wr)
         layers = self._layers(theta)
         hidden, logits, decoded = self._forward(layers, x)
         onehot, wc_known = self._labels(y, wc)
@@ -59,7 +57,7 @@ class NumpyEngine:
         loss_recon = float(((residual * residual).mean(axis=1) * scale_r).sum())
 
         d_logits = (np.exp(log_probs) - onehot) * scale_c[:, None]
-        delta = residual * (2.0 / self._spec.inputs * recon_weight) * scale_r[:, None]
+        delta = residual * (2.0 / self._layout.inputs * recon_weight) * scale_r[:, None]
         grad = np.empty_like(theta)
         for index in range(len(layers) - 1, self._depth, -1):
             incoming = decoded[index - self._depth - 1]
@@ -78,9 +76,9 @@ class NumpyEngine:
 
     def infer(self, theta: Floats, x: Floats) -> Inference:
         """Return probabilities and errors; see :class:`~device_agent.inference.engine.Engine`."""
-        check_shapes(self._spec, theta, x)
+        check_shapes(self._layout, theta, x)
         layers = self._layers(theta)
-        probs = np.empty((len(x), self._spec.classes), dtype=np.float32)
+        probs = np.empty((len(x), self._layout.classes), dtype=np.float32)
         err = np.empty(len(x), dtype=np.float32)
         for start in range(0, len(x), _CHUNK_ROWS):  # activations of one chunk stay in the cache
             rows = slice(start, start + _CHUNK_ROWS)
@@ -91,12 +89,12 @@ class NumpyEngine:
 
     def evaluate(self, theta: Floats, x: Floats, y: Labels, wc: Floats, wr: Floats) -> Evaluation:
         """Return sums over rows; see :class:`~device_agent.inference.engine.Engine`."""
-        check_shapes(self._spec, theta, x, y, wc, wr)
+        check_shapes(self._layout, theta, x, y, wc, wr)
         _, logits, decoded = self._forward(self._layers(theta), x)
         onehot, wc_known = self._labels(y, wc)
         row_class = -(onehot * _log_softmax(logits)).sum(axis=1)
         row_recon = np.square(decoded[-1] - x).mean(axis=1)
-        confusion = np.zeros((self._spec.classes, self._spec.classes))
+        confusion = np.zeros((self._layout.classes, self._layout.classes))
         counted = wc_known > 0.0
         np.add.at(confusion, (y[counted], logits[counted].argmax(axis=1)), 1.0)
         return Evaluation(
@@ -127,8 +125,8 @@ class NumpyEngine:
 
     def _labels(self, y: Labels, wc: Real) -> tuple[Real, Real]:
         """Return one-hot labels and class weights that are 0 where the label names no class."""
-        known = (y >= 0) & (y < self._spec.classes)
-        onehot = np.zeros((len(y), self._spec.classes), dtype=wc.dtype)
+        known = (y >= 0) & (y < self._layout.classes)
+        onehot = np.zeros((len(y), self._layout.classes), dtype=wc.dtype)
         rows = np.flatnonzero(known)
         onehot[rows, y[rows]] = 1.0
         return onehot, np.where(known, wc, wc.dtype.type(0.0))

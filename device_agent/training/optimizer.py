@@ -8,8 +8,8 @@ import numpy as np
 
 from device_agent.inference.engine import Floats
 
-MAX_GRADIENT_NORM = 1e30
-"""A norm that is not below this (also NaN and infinity) skips the step."""
+MAX_GRADIENT_NORM = 1e18
+"""A norm that is not below this (also NaN and infinity) skips the step; squares of what passes fit float32."""
 
 OptimizerKind = Literal["adam", "sgd"]
 
@@ -113,8 +113,8 @@ class Optimizer:
         s = self._settings
         if s.proximal_mu:
             grad = grad + s.proximal_mu * (self._theta - self._anchor)
-        # In float64: the squares of a long but finite float32 gradient overflow.
-        norm = math.sqrt(float(np.dot(grad.astype(np.float64), grad.astype(np.float64))))
+        wide = grad.astype(np.float64)  # the squares of a long but finite float32 gradient overflow
+        norm = math.sqrt(float(np.dot(wide, wide)))
         if not norm < MAX_GRADIENT_NORM:
             self.skipped += 1
             return False

@@ -163,7 +163,7 @@ def train(
     Parameters
     ----------
     engine
-        Does the mathematics; its spec fixes the batch size.
+        Does the mathematics; its layout fixes the batch size.
     theta0
         Shape ``(P,)``, float32, finite; not written.
     data
@@ -183,22 +183,22 @@ def train(
     ValueError
         If rows or weights are not fit to train with.
     """
-    check_rows(data, engine.spec.classes)
+    check_rows(data, engine.layout.classes)
     if not np.isfinite(theta0).all():
         raise ValueError("the starting weights hold values that are not finite")
-    wc, wr = row_weights(data.y, engine.spec.classes, cap=settings.class_weight_cap)
+    wc, wr = row_weights(data.y, engine.layout.classes, cap=settings.class_weight_cap)
     rng = np.random.default_rng(settings.seed)
     optimizer = Optimizer(theta0, settings.optimizer)
     losses: list[float] = []
     stopped = False
     for _ in range(settings.epochs):
         total, batches = 0.0, 0
-        for rows in _batches(rng, len(data.x), engine.spec.train_batch):
+        for rows in _batches(rng, len(data.x), engine.layout.train_batch):
             if should_stop() or (settings.max_steps and optimizer.steps >= settings.max_steps):
                 stopped = True
                 break
             out = engine.gradient(
-                optimizer.theta, data.x[rows], data.y[rows], wc[rows], wr[rows], settings.recon_weight
+                optimizer.theta, data.x[rows], data.y[rows], wc[rows], wr[rows], recon_weight=settings.recon_weight
             )
             if optimizer.step(out.grad):
                 total += out.loss_class + settings.recon_weight * out.loss_recon

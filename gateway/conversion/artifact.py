@@ -103,11 +103,10 @@ def _convert(spec: ModelSpec, python: str) -> tuple[bytes, str]:
             raise ArtifactError(f"conversion with {python} did not run: {error}") from error
         if "No module named 'tensorflow'" in done.stderr:
             raise ArtifactError(
-                f"{python} has no TensorFlow; install the extra 'convert' or set {PYTHON_VARIABLE} to a Python that has it"
+                f"{python} has no TensorFlow; install the extra 'convert' or name a Python in {PYTHON_VARIABLE}"
             )
         if done.returncode or not out_file.exists():
             last = done.stderr.strip().splitlines()[-1:] or ["no message"]
             raise ArtifactError(f"conversion failed: {last[0]}")
         report = json.loads(done.stdout.strip().splitlines()[-1])
         return out_file.read_bytes(), str(report["tensorflow"])
-

@@ -35,7 +35,9 @@ class TwoHeadGraph(tf.Module):  # type: ignore[misc]  # TensorFlow has no types
         self.shapes = [(a, b) for _, a, b in spec.layers()]
         self.depth = len(spec.hidden)
 
-    def grad(self, theta: Any, x: Any, y: Any, wc: Any, wr: Any, recon_weight: Any) -> dict[str, Any]:
+    def grad(  # noqa: PLR0917 - TensorFlow maps signatures by position
+        self, theta: Any, x: Any, y: Any, wc: Any, wr: Any, recon_weight: Any
+    ) -> dict[str, Any]:
         """Return the gradient of the joint loss and both head losses of one static batch."""
         layers = self._layers(theta)
         hidden, logits, decoded = self._forward(layers, x)

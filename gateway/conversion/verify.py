@@ -43,9 +43,7 @@ def operators(blob: bytes) -> tuple[str, ...]:
     try:
         from ai_edge_litert import schema_py_generated as schema  # noqa: PLC0415 - optional dependency
     except ImportError as error:
-        raise ArtifactError(
-            f"cannot read the file's operators: {error}; install the extra 'convert'"
-        ) from error
+        raise ArtifactError(f"cannot read the file's operators: {error}; install the extra 'convert'") from error
     if blob[4:8] != b"TFL3":
         raise ArtifactError("the file is no .tflite model (its identifier is not TFL3)")
     names = {code: name for name, code in vars(schema.BuiltinOperator).items() if isinstance(code, int)}
@@ -166,7 +164,7 @@ def check_mathematics(interpreter: Any, spec: ModelSpec) -> list[str]:
         If one is not below the tolerance.
     """
     rng = np.random.default_rng(11)
-    theta = initial_theta(spec, rng)
+    theta = initial_theta(spec.layout, rng)
     theta += rng.normal(0.0, 0.05, size=theta.shape).astype(np.float32)  # biases take part too
     batch = _rows(rng, spec, spec.train_batch)
     grad = interpreter.get_signature_runner("grad")(theta=theta, **batch, recon_weight=np.float32(0.6))
@@ -213,9 +211,7 @@ def reference_sums(spec: ModelSpec, theta: npt.NDArray[np.float32], rows: Arrays
     }
 
 
-def reference_gradient(
-    spec: ModelSpec, theta: npt.NDArray[np.float32], rows: Arrays, *, recon_weight: float
-) -> Arrays:
+def reference_gradient(spec: ModelSpec, theta: npt.NDArray[np.float32], rows: Arrays, *, recon_weight: float) -> Arrays:
     """Return gradient and losses in float64, by the chain rule written apart from the graph's."""
     tensors, depth = _tensors(spec, theta), len(spec.hidden)
     x = rows["x"].astype(np.float64)
