@@ -1,0 +1,260 @@
+"""MQTT on the agent: the only module here that knows paho.
+
+Callbacks run in paho's thread and only enqueue; the agent's loop takes what came from :meth:`Transport.take`. MQTT 5 is
+tried first; a broker that refuses it, or closes twice without an answer, is spoken to in 3.1.1 from then on.
+"""
+
+import random
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from queue import Empty, Full, Queue
+from typing import Any
+
+from paho.mqtt.client import Client, ConnectFlags, DisconnectFlags, MQTTMessage
+from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+from paho.mqtt.reasoncodes import ReasonCode
+from paho.mqtt.subscribeoptions import SubscribeOptions
+
+MAX_PACKET_BYTES = 1_048_576
+"""Largest payload that is published; a QoS 1 message over a broker's limit would be sent for ever."""
+_SESSION_S = 86_400
+_SILENT_CLOSES = 2
+_BACKOFF_S = (0.5, 1.5)
+_BACKOFF_MAX_S = 30
+_INBOX = 4_096
+
+
+@dataclass(frozen=True, slots=True)
+class LinkUp:
+    """The broker accepted the connection."""
+
+    protocol: str
+
+
+@dataclass(frozen=True, slots=True)
+class LinkDown:
+    """The connection is gone, or was refused; ``reason`` is for the log."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Arrived:
+    """A message."""
+
+    topic: str
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Delivered:
+    """The broker has the publication with this handle."""
+
+    handle: int
+
+
+TransportEvent = LinkUp | LinkDown | Arrived | Delivered
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """How to reach the broker.
+
+    Attributes
+    ----------
+    host, port, keepalive_s
+        Address and keep-alive.
+    client_id, username, password
+        Who we are.
+    ca_file, cert_file, key_file
+        TLS; without ``ca_file`` plain TCP.
+    will_topic, will_payload
+        What the broker publishes (retained) when the device vanishes.
+    """
+
+    host: str
+    port: int
+    client_id: str
+    will_topic: str
+    will_payload: bytes
+    keepalive_s: int = 30
+    username: str | None = None
+    password: str | None = None
+    ca_file: str | None = None
+    cert_file: str | None = None
+    key_file: str | None = None
+
+
+class Transport:
+    """One connection that comes back by itself.
+
+    Parameters
+    ----------
+    link
+        Where and as whom.
+    topics
+        Subscribed at every connect.
+    wake
+        Called from paho's thread whenever something waits.
+
+    Attributes
+    ----------
+    counters
+        Refusals and drops by reason.
+    connected
+        Whether the broker has accepted us.
+    """
+
+    def __init__(self, link: Link, topics: tuple[str, ...], *, wake: Callable[[], None] = lambda: None) -> None:
+        self.counters: dict[str, int] = {}
+        self.connected = False
+        self._link = link
+        self._topics = topics
+        self._wake = wake
+        self._inbox: Queue[TransportEvent] = Queue(_INBOX)
+        self._silent_closes = 0
+        self._answered = False
+        self._rebuild = threading.Event()
+        self._client = self._build(MQTTProtocolVersion.MQTTv5)
+
+    def start(self) -> None:
+        """Begin to connect; a broker that is not there is tried again with growing pauses."""
+        clean: dict[str, Any] = {}
+        if self._client.protocol == MQTTProtocolVersion.MQTTv5:
+            properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
+            properties.SessionExpiryInterval = _SESSION_S
+            clean = {"clean_start": False, "properties": properties}
+        self._client.connect_async(self._link.host, self._link.port, keepalive=self._link.keepalive_s, **clean)
+        self._client.loop_start()
+
+    def take(self) -> list[TransportEvent]:
+        """Return what came since the last call; steps down to MQTT 3.1.1 if the broker wants that."""
+        if self._rebuild.is_set():
+            self._rebuild.clear()
+            self._client.loop_stop()
+            self._client = self._build(MQTTProtocolVersion.MQTTv311)
+            self.start()
+        events: list[TransportEvent] = []
+        while True:
+            try:
+                events.append(self._inbox.get_nowait())
+            except Empty:
+                return events
+
+    def publish(self, topic: str, payload: bytes, *, qos: int = 1, retain: bool = False) -> int | None:
+        """Publish; return a handle that :class:`Delivered` names, ``None`` (counted) if it was refused."""
+        if len(payload) > MAX_PACKET_BYTES:
+            self._count("publish-oversize")
+            return None
+        if not self.connected:
+            self._count("publish-offline")
+            return None
+        info = self._client.publish(topic, payload, qos=qos, retain=retain)
+        if info.rc != MQTTErrorCode.MQTT_ERR_SUCCESS:
+            self._count("publish-refused")
+            # paho keeps a QoS 1 message and sends it after the reconnect; its handle stays good.
+            return info.mid if qos and info.rc == MQTTErrorCode.MQTT_ERR_NO_CONN else None
+        return info.mid
+
+    def subscribe(self, topic: str) -> None:
+        """Subscribe until the next disconnect; the caller repeats it after a connect."""
+        if self.connected:
+            self._client.subscribe(topic, qos=1)
+
+    def unsubscribe(self, topic: str) -> None:
+        """Leave a topic."""
+        if self.connected:
+            self._client.unsubscribe(topic)
+
+    def stop(self, *, topic: str = "", last_words: bytes = b"", patience_s: float = 0.5) -> None:
+        """Publish last words (retained), disconnect and end the thread."""
+        if self.connected:
+            if last_words:
+                info = self._client.publish(topic, last_words, qos=1, retain=True)
+                try:
+                    info.wait_for_publish(patience_s)
+                except (RuntimeError, ValueError):
+                    self._count("last-words-lost")
+            self._client.disconnect()
+        self._client.loop_stop()
+        self.connected = False
+
+    def _build(self, protocol: MQTTProtocolVersion) -> Client:
+        link = self._link
+        keep_session = None if protocol == MQTTProtocolVersion.MQTTv5 else False
+        client = Client(
+            CallbackAPIVersion.VERSION2, client_id=link.client_id, clean_session=keep_session, protocol=protocol
+        )
+        if link.username:
+            client.username_pw_set(link.username, link.password)
+        if link.ca_file:
+            client.tls_set(ca_certs=link.ca_file, certfile=link.cert_file, keyfile=link.key_file)
+        client.will_set(link.will_topic, link.will_payload, qos=1, retain=True)
+        # Each process doubles its own first pause, so that a rack does not come back all at once.
+        first = random.uniform(*_BACKOFF_S)  # noqa: S311
+        client.reconnect_delay_set(first, _BACKOFF_MAX_S)  # type: ignore[arg-type]  # any number of seconds works
+        client.max_queued_messages_set(256)
+        client.on_connect = self._on_connect
+        client.on_disconnect = self._on_disconnect
+        client.on_connect_fail = self._on_connect_fail
+        client.on_message = self._on_message
+        client.on_publish = self._on_publish
+        return client
+
+    def _put(self, event: TransportEvent) -> None:
+        try:
+            self._inbox.put_nowait(event)
+        except Full:
+            self._count("inbox-full")
+        self._wake()
+
+    def _count(self, reason: str) -> None:
+        self.counters[reason] = self.counters.get(reason, 0) + 1
+
+    def _on_connect(self, client: Client, _data: object, _flags: ConnectFlags, code: ReasonCode, _p: object) -> None:
+        self._answered = True
+        if code.is_failure:
+            if client.protocol == MQTTProtocolVersion.MQTTv5 and "protocol" in str(code).lower():
+                self._step_down()
+            else:
+                self._count("connect-refused")
+            self._put(LinkDown(str(code)))
+            return
+        self._silent_closes = 0
+        v5 = client.protocol == MQTTProtocolVersion.MQTTv5
+        # Own publications are nothing we want back; retained flags and states come as the topic table says.
+        wanted = [(t, SubscribeOptions(qos=1) if v5 else 1) for t in self._topics]
+        client.subscribe(wanted)  # type: ignore[arg-type]  # paho's hint knows only one of its two forms
+        self.connected = True
+        self._put(LinkUp("5" if v5 else "3.1.1"))
+
+    def _on_disconnect(
+        self, client: Client, _data: object, _flags: DisconnectFlags, code: ReasonCode, _p: object
+    ) -> None:
+        self.connected = False
+        if not self._answered and client.protocol == MQTTProtocolVersion.MQTTv5:
+            self._silent_closes += 1
+            if self._silent_closes >= _SILENT_CLOSES:
+                self._step_down()
+        self._answered = False
+        self._put(LinkDown(str(code)))
+
+    def _on_connect_fail(self, _client: Client, _data: object) -> None:
+        self._count("connect-failed")
+        self._put(LinkDown("no TCP connection"))
+
+    def _on_message(self, _client: Client, _data: object, message: MQTTMessage) -> None:
+        self._put(Arrived(message.topic, bytes(message.payload)))
+
+    def _on_publish(self, _client: Client, _data: object, mid: int, code: ReasonCode, _p: object) -> None:
+        if code.is_failure:
+            # The broker's access rules say no; sending again would change nothing.
+            self._count("publish-denied")
+        self._put(Delivered(mid))
+
+    def _step_down(self) -> None:
+        self._rebuild.set()
+        self._wake()
