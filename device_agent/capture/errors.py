@@ -1,0 +1,23 @@
+"""Errors of capture sources; each text is one line that names the culprit and what to do.
+
+::
+
+    AgentError
+    ├── CaptureInputError        a capture is missing, damaged or of an unknown kind; an interface does not exist
+    └── CapturePermissionError   the process may not sniff
+"""
+
+from contract.exit_codes import ExitCode
+from device_agent.errors import AgentError
+
+
+class CaptureInputError(AgentError):
+    """A capture or interface that cannot be read, or not to its end."""
+
+    exit_code = ExitCode.CAPTURE_INPUT
+
+
+class CapturePermissionError(AgentError):
+    """The process may not open a packet socket."""
+
+    exit_code = ExitCode.PERMISSION
