@@ -1,6 +1,5 @@
 """Capture files and streams as a source: pcap and pcapng, decoded by Scapy's raw readers without any dissection."""
 
-import logging
 import struct
 import time
 from contextlib import suppress
@@ -10,6 +9,7 @@ from scapy.data import MTU
 from scapy.error import Scapy_Exception
 from scapy.utils import RawPcapNgReader, RawPcapReader
 
+import device_agent.capture.scapy_setup  # noqa: F401 - has effects once
 from device_agent.capture.errors import CaptureInputError
 from device_agent.capture.source import CaptureSettings
 from device_agent.capture.streams import ByteStream, StarvedError
@@ -20,8 +20,6 @@ _PCAPNG_MAGIC = b"\x0a\x0d\x0d\x0a"
 _PCAP_MAGICS = frozenset((b"\xa1\xb2\xc3\xd4", b"\xd4\xc3\xb2\xa1", b"\xa1\xb2\x3c\x4d", b"\x4d\x3c\xb2\xa1"))
 _MAX_CAPTURED_BYTES = 262_144
 _LATEST_US = 1 << 62
-
-logging.getLogger("scapy").setLevel(logging.ERROR)  # its notes on damaged records are errors or counters here
 
 
 class _Record(NamedTuple):

@@ -17,6 +17,7 @@ from typing import Any
 from scapy.config import conf
 from scapy.error import Scapy_Exception
 
+import device_agent.capture.scapy_setup  # noqa: F401 - has effects once
 from device_agent.capture.errors import CaptureInputError, CapturePermissionError
 from device_agent.capture.source import CaptureSettings
 from device_agent.flows.packets import BSD_NULL, ETHERNET, LINK_TYPES
