@@ -76,6 +76,8 @@ class SourcePart(_Part):
         Seconds added to the packet times of the source.
     packets
         Packets taken from it.
+    sha256
+        Digest of the source file.
     """
 
     name: str = Field(max_length=256)
@@ -84,6 +86,7 @@ class SourcePart(_Part):
     end_s: float = Field(ge=0.0)
     shift_s: float
     packets: int = Field(ge=0)
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
 
 
 class LabelSidecar(_Part):
