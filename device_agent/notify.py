@@ -23,11 +23,11 @@ class Supervisor:
         self.watchdog_every_s = int(limit_us) / 3e6 if limit_us.isdigit() and mine else 0.0
 
     def ready(self) -> None:
-        """The agent captures and detects."""
+        """Say that the agent captures and detects."""
         self._send("READY=1")
 
     def alive(self) -> None:
-        """The loop turns."""
+        """Say that the loop turns."""
         self._send("WATCHDOG=1")
 
     def status(self, text: str) -> None:
@@ -35,7 +35,7 @@ class Supervisor:
         self._send(f"STATUS={text}")
 
     def stopping(self) -> None:
-        """The agent shuts down."""
+        """Say that the agent shuts down."""
         self._send("STOPPING=1")
 
     def _send(self, message: str) -> None:
