@@ -25,7 +25,7 @@ def ip_packet(data: bytes, linktype: int) -> bytes | None:
     linktype
         Number of the link type.
     """
-    offset = _network_offset(data, linktype)
+    offset = network_offset(data, linktype)
     if offset is None or len(data) <= offset:
         return None
     version = data[offset] >> 4
@@ -39,8 +39,16 @@ def ip_packet(data: bytes, linktype: int) -> bytes | None:
     return None
 
 
-def _network_offset(data: bytes, linktype: int) -> int | None:
-    """Return where the network header begins; None for a frame that carries no IP."""
+def network_offset(data: bytes, linktype: int) -> int | None:
+    """Return where the network header begins; None for a frame that carries no IP.
+
+    Parameters
+    ----------
+    data
+        Captured bytes from the link header on.
+    linktype
+        Number of the link type.
+    """
     if linktype in _RAW_IP_KINDS:
         return 0
     if linktype in {0, 108}:
