@@ -1,0 +1,1 @@
+"""Scores, thresholds calibrated to a false-alarm budget, suppression of repeats, alerts."""

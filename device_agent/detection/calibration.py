@@ -1,0 +1,95 @@
+"""The threshold of a device, set on its own benign validation flows to a false-alarm budget."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from device_agent.detection.scores import fuse
+from device_agent.inference.engine import Inference
+
+MIN_ROWS = 50
+"""Fewer benign validation rows say too little about a tail."""
+
+_ERR_MARGIN = 1.25
+_THRESHOLD_MARGIN = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """A threshold and what it rests on.
+
+    Attributes
+    ----------
+    threshold
+        Alerts fire at ``score >= threshold``; above 1 none can.
+    err_reference
+        Reconstruction error that scores 0.5; ``None`` leaves the reconstruction out.
+    n_rows
+        Benign validation rows used.
+    flows_per_hour
+        Benign flows per hour of the device's traffic when it was made.
+    budget_per_hour
+        False alarms per hour that are allowed.
+    """
+
+    threshold: float
+    err_reference: float | None
+    n_rows: int
+    flows_per_hour: float
+    budget_per_hour: float
+
+    @property
+    def benign_seconds(self) -> float:
+        """Seconds of traffic that the rows stand for; 0 without any."""
+        return 3600.0 * self.n_rows / self.flows_per_hour if self.flows_per_hour > 0 else 0.0
+
+
+UNCALIBRATED = Calibration(0.99, None, 0, 0.0, 0.0)
+"""Of a model that met no traffic of the device: only a very sure classifier raises an alert."""
+
+
+def calibrate(inference: Inference, *, flows_per_hour: float, budget_per_hour: float) -> Calibration | None:
+    """Set the threshold so that benign traffic like the rows stays within the budget.
+
+    The budget's share of the rows may lie at or above the threshold, half of it through the reconstruction: its
+    reference is set so that no more than half the share scores 0.5 by it, hence a heavy tail of reconstruction
+    errors cannot push the threshold of the classifier up. Where less than one false alarm is allowed in the
+    rows, nothing of them may fire and a margin is added on both.
+
+    Parameters
+    ----------
+    inference
+        Of benign validation rows, an unbiased sample of the device's benign flows.
+    flows_per_hour
+        Benign flows per hour, > 0.
+    budget_per_hour
+        Allowed false alarms per hour, >= 0.
+
+    Returns
+    -------
+    Calibration or None
+        ``None`` for fewer than ``MIN_ROWS`` rows.
+
+    Notes
+    -----
+    With few rows and a small budget the true rate stays unknown: ``n`` rows without an alarm bound it to about
+    ``3 / n`` of the flows at 95 % confidence.
+    """
+    n_rows = len(inference.err)
+    if n_rows < MIN_ROWS or not flows_per_hour > 0.0:
+        return None
+    allowed = min(math.floor(budget_per_hour / flows_per_hour * n_rows), n_rows - 1)
+    err_reference = _reference(inference.err.astype(np.float64), allowed // 2)
+    score = np.sort(fuse(inference, err_reference).score)[::-1]
+    threshold = float(np.nextafter(score[allowed], 2.0))
+    if allowed == 0:
+        threshold += _THRESHOLD_MARGIN * max(0.0, 1.0 - threshold)
+    return Calibration(threshold, err_reference, n_rows, flows_per_hour, budget_per_hour)
+
+
+def _reference(err: npt.NDArray[np.float64], allowed: int) -> float:
+    tail = np.sort(err)[::-1]
+    reference = tail[allowed] if allowed else tail[0] * _ERR_MARGIN
+    return max(float(reference), 1e-9)  # rows reproduced exactly must not divide by 0

@@ -1,0 +1,89 @@
+"""From scores to decisions: one function and one frozen object."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from contract.model import ModelId
+from contract.taxonomy import BENIGN_INDEX, CLASS_INDEX, CLASSES
+from device_agent.detection.calibration import Calibration
+from device_agent.detection.profile import BenignProfile
+from device_agent.detection.scores import Scores, fuse
+from device_agent.inference.engine import Engine, Floats, Inference
+
+ANOMALY = "anomaly"
+"""What an alert is called that the reconstruction alone raised."""
+
+_ANOMALY_INDEX = CLASS_INDEX["other_attack"]
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What the detector decided on rows.
+
+    Attributes
+    ----------
+    scores
+        Scores of the rows.
+    alerted
+        Shape ``(n,)``, bool: ``score >= threshold``.
+    class_index
+        Shape ``(n,)``, int64: benign for rows without an alert; else the most probable attack class, or
+        ``other_attack`` where the reconstruction raised the score above the classifier's.
+    by_reconstruction
+        Shape ``(n,)``, bool: alerts of the second kind.
+    """
+
+    scores: Scores
+    alerted: npt.NDArray[np.bool_]
+    class_index: npt.NDArray[np.int64]
+    by_reconstruction: npt.NDArray[np.bool_]
+
+    def attack_class(self, row: int) -> str:
+        """Return the name an alert on this row carries."""
+        return ANOMALY if self.by_reconstruction[row] else CLASSES[int(self.class_index[row])]
+
+
+@dataclass(frozen=True, slots=True)
+class Detector:
+    """One model in use; swapping models means swapping this object.
+
+    Attributes
+    ----------
+    engine
+        Of the detecting thread.
+    theta
+        Shape ``(P,)``, float32; never written.
+    model
+        Which model this is.
+    calibration
+        The device's threshold for it.
+    profile
+        The device's benign traffic, ``None`` before there is any.
+    """
+
+    engine: Engine
+    theta: Floats
+    model: ModelId
+    calibration: Calibration
+    profile: BenignProfile | None = None
+
+    def judge(self, x: Floats) -> Decision:
+        """Score model inputs of shape ``(n, D)`` and decide."""
+        return decide(self.engine.infer(self.theta, x), self.calibration)
+
+    def top_features(self, row: Floats) -> tuple[str, ...]:
+        """Return the features of one row, shape ``(D,)``, that differ most from benign traffic, strongest first."""
+        return self.profile.top_features(row) if self.profile is not None else ()
+
+
+def decide(inference: Inference, calibration: Calibration) -> Decision:
+    """Return scores and alerts of rows under a calibration."""
+    scores = fuse(inference, calibration.err_reference)
+    alerted = scores.score >= calibration.threshold
+    attacks = inference.probs.copy()
+    attacks[:, BENIGN_INDEX] = -1.0
+    by_reconstruction = alerted & (scores.anomaly > scores.p_attack)
+    found = np.where(by_reconstruction, _ANOMALY_INDEX, attacks.argmax(axis=1))
+    return Decision(scores, alerted, np.where(alerted, found, BENIGN_INDEX), by_reconstruction)

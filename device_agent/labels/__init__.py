@@ -1,0 +1,1 @@
+"""Where labels come from: operator verdicts, marks of an experiment, the baseline window."""
