@@ -1,0 +1,193 @@
+"""Jobs of the core as work for the training process, and its answers as model updates."""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from contract.canonical import sha256_hex
+from contract.messages import ModelUpdate, RoundTask
+from contract.model import ModelSpec
+from device_agent.events import Job
+from device_agent.inference.engine import Engine, Floats, Labels
+from device_agent.training.client import Trainer
+from device_agent.training.jobs import TrainingFailed, TrainingFinished, TrainJob
+from device_agent.training.optimizer import OptimizerSettings
+from device_agent.training.trainer import TrainData, TrainSettings, class_weights
+
+_LOCAL = TrainSettings(epochs=40, recon_weight=1.0, seed=0, optimizer=OptimizerSettings(learning_rate=2e-3))
+"""The device's own first model: small rows sets, so many passes; stopped by the board's time budget."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Rows of the sample buffer.
+
+    Attributes
+    ----------
+    x
+        Shape ``(n, D)``, float32 model inputs.
+    y
+        Shape ``(n,)``, int32 labels, -1 = unlabelled.
+    sources
+        Rows by where their label came from.
+    """
+
+    x: Floats
+    y: Labels
+    sources: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """A finished job: its settings and rows as they were at the start, and what the trainer found."""
+
+    job: Job
+    rows: Rows
+    base: Floats
+    finished: TrainingFinished
+
+
+class Learner:
+    """One job at a time; a job that is started while a cancelled one still dies waits for that.
+
+    Parameters
+    ----------
+    trainer
+        Handle to the training process.
+    spec
+        The architecture.
+    artifact
+        Checked ``.tflite``, or ``None`` for NumPy.
+    budget_s
+        Longest wall time of one job.
+    """
+
+    def __init__(self, trainer: Trainer, spec: ModelSpec, artifact: bytes | None, *, budget_s: float) -> None:
+        self._trainer = trainer
+        self._spec = spec
+        self._artifact = artifact
+        self._budget_s = budget_s
+        self._waiting: TrainJob | None = None
+        self._current: tuple[Job, Rows, Floats] | None = None
+
+    @property
+    def pid(self) -> int | None:
+        """Process id of the training process."""
+        return self._trainer.pid
+
+    def start(self, job: Job, rows: Rows, base: Floats, *, seconds_left: float) -> None:
+        """Start a job on copies of rows and weights."""
+        self._current = (job, rows, base)
+        work = TrainJob(
+            job_id=job.key,
+            layout=self._spec.layout,
+            artifact=self._artifact,
+            theta=base,
+            data=TrainData(rows.x, rows.y),
+            settings=_settings(job.task),
+            time_budget_s=max(min(seconds_left, self._budget_s), 0.1),
+        )
+        if self._trainer.busy:
+            self._waiting = work
+        else:
+            self._trainer.start(work)
+
+    def cancel(self, job_key: str) -> None:
+        """Give up a job; its answer, if one comes, is swallowed."""
+        if self._current is None or self._current[0].key != job_key:
+            return
+        self._current = None
+        if self._waiting is not None:
+            self._waiting = None
+        else:
+            self._trainer.cancel()
+
+    def poll(self) -> Outcome | TrainingFailed | None:
+        """Return the answer of the current job if it is there."""
+        event = self._trainer.poll()
+        if event is None:
+            return None
+        if self._waiting is not None:
+            work, self._waiting = self._waiting, None
+            self._trainer.start(work)
+        if self._current is None or self._current[0].key != event.job_id:
+            return None
+        (job, rows, base), self._current = self._current, None
+        if isinstance(event, TrainingFailed):
+            return event
+        if event.result.diverged or event.result.steps == 0:
+            return TrainingFailed(event.job_id, "diverged" if event.result.diverged else "no-step", "")
+        return Outcome(job, rows, base, event)
+
+    def close(self) -> None:
+        """Kill and reap the training process."""
+        self._trainer.close()
+
+
+def make_update(outcome: Outcome, validation: Rows, engine: Engine) -> ModelUpdate:
+    """Return the update of a round's job.
+
+    Parameters
+    ----------
+    outcome
+        Of a job with a task.
+    validation
+        Rows for the losses before and after; may be none.
+    engine
+        Measures them.
+    """
+    task, target = outcome.job.task, outcome.job.target
+    if task is None or target is None:
+        raise ValueError("only a round's job gives an update")
+    theta = outcome.finished.result.theta
+    delta = (theta - outcome.base).astype("<f4").tobytes()
+    before, after = (joint_loss(engine, t, validation, task.recon_weight) for t in (outcome.base, theta))
+    return ModelUpdate(
+        update_id=outcome.job.update_id,
+        round_id=task.round_id,
+        device_id=task.device_id,
+        role=target.role,
+        family_id=target.family_id,
+        spec_id=task.spec_id,
+        base=target.base,
+        delta=delta,
+        delta_digest=sha256_hex(delta),
+        rows=len(outcome.rows.y),
+        rows_by_source=dict(outcome.rows.sources),
+        loss_before=before,
+        loss_after=after,
+        train_seconds=max(outcome.finished.cpu_s, 0.0),
+    )
+
+
+def joint_loss(engine: Engine, theta: Floats, rows: Rows, recon_weight: float) -> float | None:
+    """Return the mean joint loss of rows, ``None`` of none or if it is not finite."""
+    if not len(rows.y):
+        return None
+    known = class_weights(rows.y, engine.layout.classes, cap=1.0)
+    wc = np.where(rows.y >= 0, known[np.maximum(rows.y, 0)], 0.0).astype(np.float32)
+    wr: npt.NDArray[np.float32] = (rows.y <= 0).astype(np.float32)
+    sums = engine.evaluate(theta, rows.x, rows.y, wc, wr)
+    loss = sums.loss_class_sum / max(sums.wc_sum, 1e-6) + recon_weight * sums.loss_recon_sum / max(sums.wr_sum, 1e-6)
+    return loss if np.isfinite(loss) else None
+
+
+def count_sources(names: list[str]) -> dict[str, int]:
+    """Return how often each name occurs."""
+    return dict(Counter(names))
+
+
+def _settings(task: RoundTask | None) -> TrainSettings:
+    """Return the settings of a task; the device's id goes into the seed, so that devices shuffle differently."""
+    if task is None:
+        return _LOCAL
+    mixed = int(sha256_hex(f"{task.seed}/{task.device_id}".encode())[:8], 16)
+    return TrainSettings(
+        epochs=task.local_epochs,
+        recon_weight=task.recon_weight,
+        seed=mixed,
+        optimizer=OptimizerSettings(learning_rate=task.learning_rate, proximal_mu=task.proximal_mu),
+    )
