@@ -2,7 +2,7 @@
 
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from contract import topics
 from contract.codec import decode
@@ -27,6 +27,8 @@ from contract.messages import (
 if TYPE_CHECKING:
     from contract.model import ReleaseManifest
 
+CounterName = Literal["packets", "ignored_packets", "dropped_packets", "flows", "alerts", "suppressed_alerts"]
+
 
 @dataclass(slots=True)
 class DeviceView:
@@ -42,6 +44,8 @@ class DeviceView:
         Alerts by class.
     rss_peak_bytes, trainer_rss_peak_bytes
         Largest resident memory it told of.
+    last_of_session
+        The newest telemetry of each agent process.
     """
 
     device_id: str
@@ -57,6 +61,11 @@ class DeviceView:
     alerts: Counter[str] = field(default_factory=Counter)
     rss_peak_bytes: int = 0
     trainer_rss_peak_bytes: int = 0
+    last_of_session: dict[str, Telemetry] = field(default_factory=dict)
+
+    def total(self, counter: CounterName) -> int:
+        """Return a counter over all agent processes of the device; each process counts from 0."""
+        return sum(int(getattr(told, counter)) for told in self.last_of_session.values())
 
     @property
     def online(self) -> bool:
@@ -193,6 +202,7 @@ class FleetView:
         match message:
             case Telemetry():
                 view.telemetry = message
+                view.last_of_session[message.session] = message
                 view.rss_peak_bytes = max(view.rss_peak_bytes, message.rss_bytes)
                 view.trainer_rss_peak_bytes = max(view.trainer_rss_peak_bytes, message.trainer_rss_bytes)
             case Assignment():
