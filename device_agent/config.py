@@ -146,12 +146,12 @@ class TrainingConfig(_Section):
     min_benign_rows
         Benign training rows before the device sends a signature or trains its own first model.
     block_s
-        Length of the time blocks that split rows into training and validation.
+        Length of the time blocks that split rows into training and validation, seconds of packet time.
     """
 
     engine: Literal["auto", "litert", "numpy"] = "auto"
     min_benign_rows: int = Field(default=200, ge=20, le=1_000_000)
-    block_s: float = Field(default=30.0, gt=0.0, le=86_400.0)
+    block_s: int = Field(default=10, ge=1, le=86_400)
 
 
 class TelemetryConfig(_Section):

@@ -1,7 +1,6 @@
 """Jobs of the core as work for the training process, and its answers as model updates."""
 
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +10,9 @@ from contract.canonical import sha256_hex
 from contract.messages import ModelUpdate, RoundTask
 from contract.model import ModelSpec
 from device_agent.events import Job
-from device_agent.inference.engine import Engine, Floats, Labels
+from device_agent.inference.engine import Engine, Floats
+from device_agent.labels.marks import Source
+from device_agent.samples.pool import Rows
 from device_agent.training.client import Trainer
 from device_agent.training.jobs import TrainingFailed, TrainingFinished, TrainJob
 from device_agent.training.optimizer import OptimizerSettings
@@ -19,25 +20,6 @@ from device_agent.training.trainer import TrainData, TrainSettings, class_weight
 
 _LOCAL = TrainSettings(epochs=40, recon_weight=1.0, seed=0, optimizer=OptimizerSettings(learning_rate=2e-3))
 """The device's own first model: small rows sets, so many passes; stopped by the board's time budget."""
-
-
-@dataclass(frozen=True, slots=True)
-class Rows:
-    """Rows of the sample buffer.
-
-    Attributes
-    ----------
-    x
-        Shape ``(n, D)``, float32 model inputs.
-    y
-        Shape ``(n,)``, int32 labels, -1 = unlabelled.
-    sources
-        Rows by where their label came from.
-    """
-
-    x: Floats
-    y: Labels
-    sources: Mapping[str, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +138,7 @@ def make_update(outcome: Outcome, validation: Rows, engine: Engine) -> ModelUpda
         delta=delta,
         delta_digest=sha256_hex(delta),
         rows=len(outcome.rows.y),
-        rows_by_source=dict(outcome.rows.sources),
+        rows_by_source=_by_source(outcome.rows),
         loss_before=before,
         loss_after=after,
         train_seconds=max(outcome.finished.cpu_s, 0.0),
@@ -175,9 +157,9 @@ def joint_loss(engine: Engine, theta: Floats, rows: Rows, recon_weight: float) -
     return loss if np.isfinite(loss) else None
 
 
-def count_sources(names: list[str]) -> dict[str, int]:
-    """Return how often each name occurs."""
-    return dict(Counter(names))
+def _by_source(rows: Rows) -> dict[str, int]:
+    counts = Counter(rows.source.tolist())
+    return {Source(number).name.lower(): count for number, count in sorted(counts.items())}
 
 
 def _settings(task: RoundTask | None) -> TrainSettings:

@@ -10,58 +10,17 @@ import numpy as np
 import numpy.typing as npt
 
 from contract.messages import EveAlert, MarkSet
-from contract.taxonomy import BENIGN_INDEX
 from contract.transform import to_model_input
 from device_agent.detection.alerts import Finding, Judge, build_alert
 from device_agent.detection.detector import Decision, Detector
 from device_agent.detection.suppression import Suppressor
 from device_agent.flows.meter import FlowMeter
 from device_agent.flows.records import FlowBatch, PacketBatch
-from device_agent.labels.marks import BaselineWindow, Labelling, Marks, label_flows
+from device_agent.labels.marks import BaselineWindow, Marks, label_flows
+from device_agent.samples.pool import Rows
 
 _SECOND_US = 1_000_000
-_HOUR_US = 3_600 * _SECOND_US
 _MAX_RUNS = 8
-
-
-@dataclass(slots=True)
-class TrafficClock:
-    """Packet time of what was seen, and how busy benign learning traffic is.
-
-    Attributes
-    ----------
-    first_us, last_us
-        Times of the first and the latest packet; 0 before the first.
-    benign_flows, benign_first_us, benign_last_us
-        Benign flows outside exams, and the packet time they span.
-    """
-
-    first_us: int = 0
-    last_us: int = 0
-    benign_flows: int = 0
-    benign_first_us: int = 0
-    benign_last_us: int = 0
-
-    def saw_packets(self, batch: PacketBatch) -> None:
-        """Take the times of a batch."""
-        if not self.first_us:
-            self.first_us = int(batch.ts_us[0])
-        self.last_us = max(self.last_us, int(batch.ts_us[-1]))
-
-    def saw_benign(self, start_us: npt.NDArray[np.int64]) -> None:
-        """Take the start times of benign flows."""
-        if not len(start_us):
-            return
-        self.benign_flows += len(start_us)
-        first, last = int(start_us.min()), int(start_us.max())
-        self.benign_first_us = min(self.benign_first_us, first) if self.benign_first_us else first
-        self.benign_last_us = max(self.benign_last_us, last)
-
-    @property
-    def benign_flows_per_hour(self) -> float:
-        """Rate of benign flows; at least a minute is assumed, so that a burst at the start does not fool it."""
-        span_us = max(self.benign_last_us - self.benign_first_us, 60 * _SECOND_US)
-        return self.benign_flows * _HOUR_US / span_us
 
 
 @dataclass(slots=True)
@@ -74,23 +33,8 @@ class PipelineCounters:
     repaired: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class LabelledFlows:
-    """Flows that carry a label, ready for the buffer.
-
-    Attributes
-    ----------
-    x
-        Shape ``(n, D)``, float32 model inputs.
-    labelling
-        Labels, sources and exam flags of the rows.
-    identity
-        Shape ``(n,)``, dtype ``IDENTITY``.
-    """
-
-    x: npt.NDArray[np.float32]
-    labelling: Labelling
-    identity: npt.NDArray[np.void]
+RowSink = Callable[[Rows, npt.NDArray[np.bool_], npt.NDArray[np.bool_]], None]
+"""Takes labelled rows, which of them belong to exams, and which raised an alert."""
 
 
 @dataclass(slots=True)
@@ -105,10 +49,12 @@ class Pipeline:
         Its stations; ``detector`` is swapped as a whole when the model changes.
     baseline_s
         Length of the learning window that starts with the first packet, 0 = none.
-    on_alerts, on_labelled
+    on_alerts, on_rows
         Take what comes out.
-    clock
-        Packet time seen; restored by the shell after a restart.
+    first_us, last_us
+        Times of the first and the latest packet, 0 before them; the shell restores the first after a restart.
+    ended
+        No packet will come any more.
     """
 
     device_id: str
@@ -117,8 +63,9 @@ class Pipeline:
     suppressor: Suppressor | None
     baseline_s: float
     on_alerts: Callable[[list[EveAlert]], None]
-    on_labelled: Callable[[LabelledFlows], None]
-    clock: TrafficClock = field(default_factory=TrafficClock)
+    on_rows: RowSink
+    first_us: int = 0
+    last_us: int = 0
     counters: PipelineCounters = field(default_factory=PipelineCounters)
     ended: bool = False
     _marks: dict[str, Marks] = field(default_factory=dict)
@@ -128,7 +75,7 @@ class Pipeline:
         """Whether the learning window still runs."""
         if not self.baseline_s or self.ended:
             return False
-        return not self.clock.first_us or self.clock.last_us < self._baseline_end_us
+        return not self.first_us or self.last_us < self._baseline_end_us
 
     @property
     def exam_seconds(self) -> float:
@@ -145,7 +92,8 @@ class Pipeline:
     def feed(self, packets: PacketBatch) -> None:
         """Meter packets and judge the flows that end."""
         if len(packets):
-            self.clock.saw_packets(packets)
+            self.first_us = self.first_us or int(packets.ts_us[0])
+            self.last_us = max(self.last_us, int(packets.ts_us[-1]))
             self._judge(self.meter.feed(packets))
 
     def expire(self, now_us: int) -> None:
@@ -165,7 +113,7 @@ class Pipeline:
 
     @property
     def _baseline_end_us(self) -> int:
-        return self.clock.first_us + round(self.baseline_s * _SECOND_US)
+        return self.first_us + round(self.baseline_s * _SECOND_US)
 
     def _judge(self, flows: FlowBatch) -> None:
         if not len(flows):
@@ -176,7 +124,7 @@ class Pipeline:
         decision = self.detector.judge(x)
         if decision.alerted.any():
             self._alert(flows, x, decision)
-        self._label(flows, x)
+        self._label(flows, x, decision.alerted)
 
     def _alert(self, flows: FlowBatch, x: npt.NDArray[np.float32], decision: Decision) -> None:
         detector = self.detector
@@ -199,15 +147,17 @@ class Pipeline:
         if alerts:
             self.on_alerts(alerts)
 
-    def _label(self, flows: FlowBatch, x: npt.NDArray[np.float32]) -> None:
+    def _label(self, flows: FlowBatch, x: npt.NDArray[np.float32], alerted: npt.NDArray[np.bool_]) -> None:
         window = None
         if self.baseline_s:
-            window = BaselineWindow(self.clock.first_us, self._baseline_end_us)
+            window = BaselineWindow(self.first_us, self._baseline_end_us)
         labelling = label_flows(flows.identity, marks=self._marks.values(), baseline=window)
-        known = np.flatnonzero(labelling.y >= 0)
-        if not len(known):
-            return
-        start_us = flows.identity["ts_start_us"]
-        self.clock.saw_benign(start_us[(labelling.y == BENIGN_INDEX) & ~labelling.exam])
-        kept = Labelling(y=labelling.y[known], source=labelling.source[known], exam=labelling.exam[known])
-        self.on_labelled(LabelledFlows(x[known], kept, flows.identity[known]))
+        identity = flows.identity
+        rows = Rows(
+            x=x,
+            y=labelling.y,
+            start_us=identity["ts_start_us"].astype(np.int64),
+            flow_id=identity["flow_id"].astype(np.uint64),
+            source=labelling.source,
+        )
+        self.on_rows(rows, labelling.exam, alerted)

@@ -1,0 +1,148 @@
+"""From candidate models to a detector: self check, paired choice, calibration; and the report on the exam."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from contract.messages import ModelScore
+from contract.model import ModelId
+from contract.taxonomy import BENIGN_INDEX, N_CLASSES
+from device_agent.detection.calibration import UNCALIBRATED, Calibration, calibrate
+from device_agent.detection.detector import Detector, decide
+from device_agent.detection.profile import BenignProfile
+from device_agent.events import ChooseModel
+from device_agent.inference.engine import Engine, Floats
+from device_agent.ladder import Choice, choose, row_losses
+from device_agent.samples.pool import Rows
+from device_agent.samples.split import SplitSettings, block_numbers
+from device_agent.training.trainer import class_weights
+
+RECON_WEIGHT = 0.5
+"""Share of the reconstruction in the loss that models are compared by."""
+SILENT = Calibration(1.01, None, 0, 0.0, 0.0)
+"""Of weights that were never trained: nothing they say is worth an alert."""
+_CLASS_WEIGHT_CAP = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What a choice rests on.
+
+    Attributes
+    ----------
+    validation
+        Rows of the validation pool.
+    profile
+        Benign training traffic.
+    flows_per_hour
+        Benign flows of the device.
+    budget_per_hour
+        False alarms that are allowed.
+    split
+        How time is cut into blocks.
+    """
+
+    validation: Rows
+    profile: BenignProfile | None
+    flows_per_hour: float
+    budget_per_hour: float
+    split: SplitSettings
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """A detector that is ready, and why this one."""
+
+    detector: Detector
+    reason: str
+    gain: float | None
+    z: float | None
+    validation_rows: int
+
+
+def self_check(engine: Engine, theta: Floats, validation: Rows) -> str | None:
+    """Return why weights must not be used, ``None`` if they are fine on fixed probes and on the device's own rows."""
+    grid = np.linspace(0.0, 3.0, 16 * engine.layout.inputs, dtype=np.float32).reshape(16, -1)
+    for x in (grid, np.zeros_like(grid), validation.x[:64]):
+        out = engine.infer(theta, x)
+        if not (np.isfinite(out.probs).all() and np.isfinite(out.err).all()):
+            return "self-check-not-finite"
+        if len(x) and not np.allclose(out.probs.sum(axis=1), 1.0, atol=1e-3):
+            return "self-check-probabilities"
+    return None
+
+
+def choose_detector(
+    request: ChooseModel, models: Mapping[str, Floats], current: ModelId, evidence: Evidence, engine: Engine
+) -> Chosen:
+    """Choose among checked candidates, calibrate the winner.
+
+    Parameters
+    ----------
+    request
+        The candidates; without any, ``current`` is calibrated anew.
+    models
+        Weights by digest.
+    current
+        The model in use.
+    evidence
+        Rows of this device.
+    engine
+        Of the detecting thread.
+    """
+    candidates = {m.role: m for m in (request.fallback, request.expert) if m is not None}
+    if not candidates:
+        detector = calibrated(current, models[current.digest], evidence, engine)
+        return Chosen(detector, request.reason, None, None, len(evidence.validation))
+    rows = evidence.validation
+    losses = {
+        role: row_losses(engine.infer(models[model.digest], rows.x), rows.y, recon_weight=RECON_WEIGHT)
+        for role, model in candidates.items()
+    }
+    choice = choose(
+        expert=losses.get("expert"),
+        fallback=losses.get("fallback"),
+        y=rows.y,
+        blocks=block_numbers(rows.start_us, evidence.split),
+        family_member="expert" in candidates,
+        weights=_row_weights(rows),
+    ) or Choice("fallback", "only-one")
+    winner = candidates[choice.role]
+    detector = calibrated(winner, models[winner.digest], evidence, engine)
+    return Chosen(detector, _slug(choice), choice.gain, choice.z, len(rows))
+
+
+def calibrated(model: ModelId, theta: Floats, evidence: Evidence, engine: Engine) -> Detector:
+    """Return a detector with the threshold that the device's benign validation rows set."""
+    benign = evidence.validation.x[evidence.validation.y == BENIGN_INDEX]
+    made = calibrate(
+        engine.infer(theta, benign), flows_per_hour=evidence.flows_per_hour, budget_per_hour=evidence.budget_per_hour
+    )
+    return Detector(engine, theta, model, made or UNCALIBRATED, evidence.profile)
+
+
+def score_exam(detector: Detector, exam: Rows) -> ModelScore:
+    """Return the confusion and the alerts of one model on labelled exam rows."""
+    known = exam.select(exam.y >= 0)
+    inference = detector.engine.infer(detector.theta, known.x)
+    confusion = np.zeros((N_CLASSES, N_CLASSES), dtype=np.int64)
+    np.add.at(confusion, (known.y, inference.probs.argmax(axis=1)), 1)
+    alerted = np.bincount(known.y[decide(inference, detector.calibration).alerted], minlength=N_CLASSES)
+    return ModelScore(
+        model=detector.model,
+        confusion=tuple(tuple(row) for row in confusion.tolist()),
+        alerted=tuple(alerted.tolist()),
+    )
+
+
+def _row_weights(rows: Rows) -> npt.NDArray[np.float64]:
+    """Return a weight per row: rare classes count more; unlabelled rows count as one."""
+    by_class = class_weights(rows.y, N_CLASSES, cap=_CLASS_WEIGHT_CAP).astype(np.float64)
+    return np.where(rows.y >= 0, by_class[np.maximum(rows.y, 0)], 1.0)
+
+
+def _slug(choice: Choice) -> str:
+    why = {"default": "default", "paired-gain": "better", "few-rows": "few-rows", "only-one": "only-one"}
+    return f"{choice.role}-{why.get(choice.reason, choice.reason)}"
