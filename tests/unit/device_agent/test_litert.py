@@ -1,0 +1,136 @@
+"""The LiteRT engine against the NumPy engine, on the packaged artifact."""
+
+import threading
+
+import numpy as np
+import pytest
+
+from contract.model import DEFAULT_SPEC
+from device_agent.inference.numpy_engine import NumpyEngine
+from device_agent.inference.select import load_artifact
+from device_agent.training.optimizer import Optimizer, OptimizerSettings
+from tests.unit.device_agent.nets import REAL, batch, relative
+
+litert = pytest.importorskip("device_agent.inference.litert")
+
+
+@pytest.fixture
+def engine():
+    try:
+        return litert.LiteRTEngine(REAL, load_artifact(DEFAULT_SPEC))
+    except litert.RuntimeMissingError as error:
+        pytest.skip(f"no LiteRT here: {error}")
+
+
+@pytest.fixture
+def oracle():
+    return NumpyEngine(REAL)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_gradient_equals_numpy(engine, oracle, seed):
+    b = batch(REAL, REAL.train_batch, seed)
+    ours, theirs = (e.gradient(*b.args(), recon_weight=0.7) for e in (engine, oracle))
+    assert relative(ours.grad, theirs.grad) < 1e-5
+    assert ours.loss_class == pytest.approx(theirs.loss_class, rel=1e-5)
+    assert ours.loss_recon == pytest.approx(theirs.loss_recon, rel=1e-5)
+
+
+@pytest.mark.parametrize("n", [1, 5, 31])
+def test_padding_changes_nothing(engine, oracle, n):
+    """A short batch gives what NumPy gives on the rows alone."""
+    b = batch(REAL, n, seed=n)
+    ours, theirs = (e.gradient(*b.args(), recon_weight=0.7) for e in (engine, oracle))
+    assert relative(ours.grad, theirs.grad) < 1e-5
+
+
+def test_more_rows_than_the_batch_are_refused(engine):
+    with pytest.raises(ValueError, match="more than 32"):
+        engine.gradient(*batch(REAL, 33).args(), recon_weight=1.0)
+
+
+@pytest.mark.parametrize("odd", [-1, REAL.classes, 99])
+def test_a_label_outside_the_classes_counts_nothing(engine, oracle, odd):
+    b = batch(REAL, 8)
+    y = np.full(8, odd, np.int32)
+    assert not engine.gradient(b.theta, b.x, y, b.wc, b.wr, recon_weight=0.0).grad.any()
+    assert engine.evaluate(b.theta, b.x, y, b.wc, b.wr).confusion.sum() == 0
+    ours, theirs = (e.evaluate(b.theta, b.x, y, b.wc, b.wr) for e in (engine, oracle))
+    assert ours.wc_sum == theirs.wc_sum == 0.0
+
+
+@pytest.mark.parametrize("n", [0, 1, 64, 1500])
+def test_infer_and_evaluate_equal_numpy(engine, oracle, n):
+    b = batch(REAL, n, seed=n)
+    ours, theirs = (e.infer(b.theta, b.x) for e in (engine, oracle))
+    np.testing.assert_allclose(ours.probs, theirs.probs, atol=1e-6)
+    np.testing.assert_allclose(ours.err, theirs.err, rtol=1e-5)
+    ours, theirs = (e.evaluate(*b.args()) for e in (engine, oracle))
+    np.testing.assert_array_equal(ours.confusion, theirs.confusion)
+    for field in ("loss_class_sum", "wc_sum", "loss_recon_sum", "wr_sum"):
+        assert getattr(ours, field) == pytest.approx(getattr(theirs, field), rel=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["adam", "sgd"])
+def test_weights_after_twenty_steps_equal_numpy(engine, oracle, kind):
+    """Twenty steps are few enough that rounding is not blown up by a ReLU that flips."""
+    settings = OptimizerSettings(kind=kind, learning_rate=1e-2, proximal_mu=0.1, clip_norm=5.0, weight_decay=0.01)
+    results = []
+    for e in (engine, oracle):
+        optimizer = Optimizer(batch(REAL, 1).theta, settings)
+        for step in range(20):
+            b = batch(REAL, 32, seed=100 + step)
+            optimizer.step(e.gradient(optimizer.theta, *b.args()[1:], recon_weight=0.5).grad)
+        results.append(optimizer.theta)
+    np.testing.assert_allclose(results[0], results[1], atol=2e-5)
+    assert np.abs(results[0] - batch(REAL, 1).theta).max() > 1e-2
+
+
+def test_weights_that_are_read_only_are_accepted(engine):
+    """The trainer and a decoded frame hand over such arrays."""
+    b = batch(REAL, 4)
+    for array in b.args():
+        array.flags.writeable = False
+    engine.gradient(*b.args(), recon_weight=1.0)
+    engine.infer(b.theta, b.x)
+
+
+def test_results_do_not_change_with_later_calls(engine):
+    """What a call returned is its caller's, not a window into the runtime's memory."""
+    first, second = batch(REAL, 32, 1), batch(REAL, 32, 2)
+    out = engine.gradient(*first.args(), recon_weight=1.0)
+    kept = out.grad.copy()
+    engine.gradient(*second.args(), recon_weight=1.0)
+    np.testing.assert_array_equal(out.grad, kept)
+
+
+def test_two_threads_with_an_engine_each_are_right(oracle):
+    """One interpreter per thread is the rule; with that the results are exact."""
+    try:
+        engines = [litert.LiteRTEngine(REAL, load_artifact(DEFAULT_SPEC)) for _ in range(2)]
+    except litert.RuntimeMissingError as error:
+        pytest.skip(f"no LiteRT here: {error}")
+    wrong = []
+
+    def work(engine, seed):
+        b = batch(REAL, 16, seed)
+        expected = oracle_results[seed]
+        for _ in range(300):
+            if not np.allclose(engine.infer(b.theta, b.x).probs, expected, atol=1e-6):
+                wrong.append(seed)
+
+    oracle_results = {seed: oracle.infer(batch(REAL, 16, seed).theta, batch(REAL, 16, seed).x).probs for seed in (1, 2)}
+    threads = [threading.Thread(target=work, args=pair) for pair in zip(engines, (1, 2), strict=True)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+def test_a_file_the_runtime_refuses_is_one_clear_error():
+    try:
+        with pytest.raises(ValueError, match="refuses the artifact"):
+            litert.LiteRTEngine(REAL, b"\x1c\x00\x00\x00TFL3" + bytes(100))
+    except litert.RuntimeMissingError as error:
+        pytest.skip(f"no LiteRT here: {error}")

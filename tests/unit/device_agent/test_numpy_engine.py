@@ -1,0 +1,125 @@
+"""The NumPy engine against numerical differentiation and plain definitions."""
+
+import numpy as np
+import pytest
+
+from device_agent.inference.numpy_engine import NumpyEngine
+from tests.unit.device_agent.nets import DEEP, SHALLOW, TINY, batch, relative
+
+
+def joint_loss(engine, b, recon_weight):
+    out = engine.gradient(*b.args(), recon_weight=recon_weight)
+    return out.loss_class + recon_weight * out.loss_recon
+
+
+def wide(b):
+    """The same rows in float64."""
+    return type(b)(*(a.astype(np.float64) if a.dtype == np.float32 else a for a in b.args()))
+
+
+@pytest.mark.parametrize("layout", [TINY, DEEP, SHALLOW], ids=["two", "three", "one"])
+def test_gradient_equals_numerical_differentiation(layout):
+    """Central differences in float64 agree in every parameter."""
+    engine, b = NumpyEngine(layout), wide(batch(layout, 12, seed=3))
+    grad = engine.gradient(*b.args(), recon_weight=0.7).grad
+    numeric = np.empty_like(grad)
+    for i in range(len(grad)):
+        losses = []
+        for sign in (1, -1):
+            theta = b.theta.copy()
+            theta[i] += sign * 1e-6
+            losses.append(joint_loss(engine, type(b)(theta, *b.args()[1:]), 0.7))
+        numeric[i] = (losses[0] - losses[1]) / 2e-6
+    assert relative(grad, numeric) < 1e-6
+
+
+def test_losses_are_the_weighted_means_of_the_contract():
+    """Both losses follow from ``infer`` by their definition."""
+    engine, b = NumpyEngine(TINY), batch(TINY, 9)
+    out, seen = engine.gradient(*b.args(), recon_weight=0.3), engine.infer(b.theta, b.x)
+    known = b.y >= 0
+    entropy = -np.log(seen.probs[known, b.y[known]])
+    assert out.loss_class == pytest.approx((entropy * b.wc[known]).sum() / b.wc[known].sum(), rel=1e-5)
+    assert out.loss_recon == pytest.approx((seen.err * b.wr).sum() / b.wr.sum(), rel=1e-5)
+
+
+@pytest.mark.parametrize("odd", [-1, 4, 99])
+def test_a_label_outside_the_classes_counts_nothing_for_the_classifier(odd):
+    """Such rows give the same class gradient as rows of class weight 0, whatever their weight says."""
+    engine, b = NumpyEngine(TINY), batch(TINY, 6)
+    y, wc = np.full(6, 1, np.int32), np.ones(6, np.float32)
+    y[2:] = odd
+    silent = np.where(y == 1, wc, np.float32(0))
+    first = engine.gradient(b.theta, b.x, y, wc, b.wr, recon_weight=0.0)
+    second = engine.gradient(b.theta, b.x, np.ones(6, np.int32), silent, b.wr, recon_weight=0.0)
+    np.testing.assert_allclose(first.grad, second.grad, atol=1e-7)
+    assert np.abs(first.grad).max() > 0
+
+
+def test_no_weight_at_all_gives_no_gradient():
+    engine, b = NumpyEngine(TINY), batch(TINY, 4)
+    zero = np.zeros(4, np.float32)
+    out = engine.gradient(b.theta, b.x, b.y, zero, zero, recon_weight=1.0)
+    assert not out.grad.any()
+    assert out.loss_class == out.loss_recon == 0.0
+
+
+def test_reconstruction_weight_zero_leaves_the_decoder_alone():
+    engine, b = NumpyEngine(TINY), batch(TINY, 8)
+    grad = engine.gradient(*b.args(), recon_weight=0.0).grad
+    for name, (where, _) in TINY.slices().items():
+        assert grad[where].any() == (not name.startswith("decoder")), name
+
+
+def test_evaluate_adds_up_over_any_cut_of_the_rows():
+    """Sums of two parts are the sums of the whole; the confusion counts each labelled row once."""
+    engine, b = NumpyEngine(TINY), batch(TINY, 30)
+    whole = engine.evaluate(*b.args())
+    parts = [engine.evaluate(*b.rows(rows).args()) for rows in (slice(0, 11), slice(11, 30))]
+    for field in ("loss_class_sum", "wc_sum", "loss_recon_sum", "wr_sum"):
+        assert getattr(whole, field) == pytest.approx(sum(getattr(p, field) for p in parts), rel=1e-5)
+    np.testing.assert_array_equal(whole.confusion, parts[0].confusion + parts[1].confusion)
+    np.testing.assert_array_equal(whole.confusion.sum(axis=1), np.bincount(b.y[b.y >= 0], minlength=TINY.classes))
+
+
+def test_confusion_has_the_truth_in_its_rows():
+    engine, b = NumpyEngine(TINY), batch(TINY, 1)
+    guess = int(engine.infer(b.theta, b.x).probs.argmax())
+    truth = (guess + 1) % TINY.classes
+    one = np.ones(1, np.float32)
+    assert engine.evaluate(b.theta, b.x, np.array([truth], np.int32), one, one).confusion[truth, guess] == 1
+    unweighted = engine.evaluate(b.theta, b.x, np.array([truth], np.int32), 0 * one, one)
+    assert unweighted.confusion.sum() == 0
+
+
+def test_infer_of_no_rows_and_of_more_than_a_chunk():
+    engine, b = NumpyEngine(TINY), batch(TINY, 2500)
+    assert engine.infer(b.theta, b.x[:0]).probs.shape == (0, TINY.classes)
+    seen = engine.infer(b.theta, b.x)
+    last = engine.infer(b.theta, b.x[-1:])
+    np.testing.assert_allclose(seen.probs[-1:], last.probs, rtol=1e-5)
+    np.testing.assert_allclose(seen.probs.sum(axis=1), 1.0, rtol=1e-5)
+
+
+@pytest.mark.parametrize("change", ["theta", "width", "labels"])
+def test_shapes_that_do_not_fit_are_refused(change):
+    engine, b = NumpyEngine(TINY), batch(TINY, 4)
+    theta, x, y, wc, wr = b.args()
+    if change == "theta":
+        theta = theta[:-1]
+    elif change == "width":
+        x = x[:, :-1]
+    else:
+        y = y[:-1]
+    with pytest.raises(ValueError, match="shape"):
+        engine.gradient(theta, x, y, wc, wr, recon_weight=1.0)
+
+
+def test_weights_and_rows_are_never_written():
+    """Read-only arrays are fine for every call."""
+    engine, b = NumpyEngine(TINY), batch(TINY, 4)
+    for array in b.args():
+        array.flags.writeable = False
+    engine.gradient(*b.args(), recon_weight=1.0)
+    engine.evaluate(*b.args())
+    engine.infer(b.theta, b.x)
