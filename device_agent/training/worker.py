@@ -52,7 +52,7 @@ def _listen(stream: IO[bytes], inbox: "queue.Queue[dict[str, Any]]") -> None:
     while True:
         try:
             message = read_frame(stream)
-        except (FrameError, OSError):
+        except (FrameError, OSError, MemoryError):  # a silent end of this thread would leave the parent waiting
             os._exit(2)
         if message is None:
             os._exit(0)

@@ -120,7 +120,7 @@ def test_the_self_test_finds_a_wrong_engine(fault):
 
 def test_a_wrong_runtime_is_not_used(monkeypatch):
     """The file is right, the runtime computes nonsense: NumPy."""
-    manifest, blob = manifest_and_blob()
+    _, blob = manifest_and_blob()
 
     class Biased(Wrong):
         fault = "gradient"
