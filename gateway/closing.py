@@ -1,0 +1,142 @@
+"""What happens when a round closes: updates become models. Computes on values, stores nothing."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from contract.messages import Release
+from contract.model import ModelSpec, weights_digest, weights_from_bytes
+from gateway.aggregation import ClippedMean, FedAdam, FedAvg, Rule, ServerOptimiser, ServerState, Sum, row_weights
+from gateway.aggregation.base import RuleState
+from gateway.config import AggregationConfig
+from gateway.releases import SignsBytes, make_release
+from gateway.rounds import Aggregate, TargetResult, target_key
+
+
+class StoredUpdate(Protocol):
+    """An accepted update."""
+
+    @property
+    def device_id(self) -> str:
+        """Who sent it."""
+        ...
+
+    @property
+    def rows(self) -> int:
+        """Training rows behind it."""
+        ...
+
+    @property
+    def delta(self) -> bytes:
+        """Little-endian float32, ``theta - base``."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class NewModel:
+    """A model that a round made.
+
+    Attributes
+    ----------
+    target
+        ``fallback`` or a family id.
+    release
+        Signed.
+    state
+        Of the server optimiser, for the next round.
+    norm
+        Euclidean norm of the weights.
+    """
+
+    target: str
+    release: Release
+    state: ServerState
+    norm: float
+
+
+@dataclass(frozen=True, slots=True)
+class Aggregator:
+    """Rule, server optimiser and weighting of the configuration.
+
+    Attributes
+    ----------
+    spec
+        The model spec.
+    config
+        Which rule and optimiser.
+    """
+
+    spec: ModelSpec
+    config: AggregationConfig
+
+    def run(
+        self,
+        aggregate: Aggregate,
+        updates: Sequence[StoredUpdate],
+        base: npt.NDArray[np.float32],
+        state: ServerState,
+        *,
+        number: int,
+        signer: SignsBytes,
+    ) -> tuple[TargetResult, NewModel | None]:
+        """Make the new model of a target.
+
+        Parameters
+        ----------
+        aggregate
+            Which target, from which devices.
+        updates
+            The stored updates of the target; those of other devices are left out.
+        base
+            Weights they started from, shape ``(P,)``.
+        state
+            Of the target's server optimiser.
+        number
+            Round.
+        signer
+            Signs the release.
+
+        Returns
+        -------
+        TargetResult, NewModel or None
+            No model if nothing changed or the result is not finite.
+        """
+        role, family_id = aggregate.target.role, aggregate.target.family_id
+        target = target_key(role, family_id)
+        wanted = set(aggregate.devices)
+        used = {u.device_id: u for u in updates if u.device_id in wanted}
+        n = self.spec.n_parameters
+        deltas = {d: weights_from_bytes(u.delta, n_parameters=n) for d, u in used.items()}
+        weights = row_weights({d: u.rows for d, u in used.items()}, weighting=self.config.weighting)
+        _, delta, measurements = self._rule().next(RuleState(), deltas, weights)
+        state, move = self._server().next(state, delta)
+        theta = (base + move).astype(np.float32)
+        norm = float(np.linalg.norm(theta.astype(np.float64)))
+        measurements = {**measurements, "move_norm": float(np.linalg.norm(move)), "norm": norm}
+        devices = tuple(sorted(used))
+        if not np.isfinite(theta).all():
+            return TargetResult(target, None, devices, "not-finite", {}), None
+        if weights_digest(theta) == aggregate.target.base:
+            return TargetResult(target, None, devices, "unchanged", measurements), None
+        release = make_release(
+            theta,
+            self.spec,
+            signer,
+            role=role,
+            family_id=family_id,
+            round_number=number,
+            parent=aggregate.target.base,
+        )
+        result = TargetResult(target, release.manifest.weights_digest, devices, "aggregated", measurements)
+        return result, NewModel(target, release, state, norm)
+
+    def _rule(self) -> Rule:
+        return ClippedMean() if self.config.rule == "clipped" else FedAvg()
+
+    def _server(self) -> ServerOptimiser:
+        if self.config.server == "none":
+            return Sum()
+        return FedAdam(self.config.server_lr, self.config.betas, self.config.tau)

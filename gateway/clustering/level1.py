@@ -1,0 +1,181 @@
+"""Families by traffic: HDBSCAN on scaled signatures, believed only if it is separated, stable and unusual.
+
+Three tests stand between a clustering and a family. The *gate* asks for separation: silhouette of the clustered
+devices times the share of devices clustered. *Stability* asks for the same groups on subsamples: 80 % of the fleet,
+drawn ``_RESAMPLES`` times; a fleet below 20 devices leaves out each fifth of its devices, at least one, with the
+smallest group shrunk in proportion, since a group of three that loses one member is still that group. The *null* asks
+how often a fleet without structure looks as grouped: samples of one Gaussian with the fleet's own covariance. Fleets
+of eight to twenty need it, since a handful of random points often falls into two tidy heaps.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import ceil
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.cluster import HDBSCAN
+from sklearn.metrics import adjusted_rand_score, silhouette_score
+
+from gateway.clustering.identity import match_families
+from gateway.grouping import Grouping, Vector, fit_scaling, make_group, one_group
+
+Labels = npt.NDArray[np.int64]
+
+_NOISE = -1
+_RESAMPLES = 20
+_NULL_SAMPLES = 60
+_NULL_UP_TO = 200
+_SUBSAMPLE = 0.8
+_MAX_MIN_SIZE = 20
+_EXACT_UP_TO = 2_000
+_MIN_SAMPLES_GROWS_AT = 200
+
+
+@dataclass(frozen=True, slots=True)
+class SearchSettings:
+    """What a grouping must show; meanings as in the configuration.
+
+    Attributes
+    ----------
+    min_size, gate, stability, null_level
+        As ``families`` of the configuration.
+    """
+
+    min_size: int = 3
+    gate: float = 0.15
+    stability: float = 0.8
+    null_level: float = 0.05
+
+
+def find_families(
+    vectors: Mapping[str, Vector],
+    settings: SearchSettings,
+    rng: np.random.Generator,
+    earlier: Mapping[str, frozenset[str]] | None = None,
+) -> Grouping:
+    """Look for families.
+
+    Parameters
+    ----------
+    vectors
+        Signature ``[mean, log_std]`` by device, shape ``(2 * N_FEATURES,)``; at least one device.
+    settings
+        Thresholds.
+    rng
+        Random source of the subsamples and null samples.
+    earlier
+        Members of the living families, whose ids go on if most members stay.
+
+    Returns
+    -------
+    Grouping
+        Groups and the devices that fit none; or one group of all, with the reason.
+
+    Notes
+    -----
+    Exact up to 2,000 devices; above, a sample of 2,000 is clustered and the others join the nearest group within its
+    radius. Deterministic for a seeded ``rng``, whatever the order of the mapping.
+    """
+    devices = sorted(vectors)
+    needed = 2 * settings.min_size
+    if len(devices) < needed:
+        return one_group(vectors, f"{len(devices)} traffic signatures, {needed} are needed to look for families", {})
+    matrix = np.stack([vectors[device] for device in devices])
+    scaling = fit_scaling(matrix)
+    z = scaling.project(matrix)
+    chosen = np.arange(len(devices))
+    if len(devices) > _EXACT_UP_TO:
+        chosen = np.sort(rng.choice(len(devices), _EXACT_UP_TO, replace=False))
+    labels, measures, refusal = _judge(z[chosen], settings, rng)
+    if refusal is not None:
+        return one_group(vectors, refusal, measures)
+    full = np.full(len(devices), _NOISE)
+    full[chosen] = labels
+    if len(chosen) < len(devices):
+        full = _join_nearest(z, full)
+    members = [np.flatnonzero(full == label) for label in range(int(labels.max()) + 1)]
+    names = [tuple(devices[i] for i in rows) for rows in members]
+    kept = match_families([frozenset(n) for n in names], earlier or {})
+    groups = tuple(make_group(n, z[rows], k) for n, rows, k in zip(names, members, kept, strict=True))
+    fits_none = tuple(devices[i] for i in np.flatnonzero(full == _NOISE))
+    reason = f"{len(groups)} families, separation {measures['gate']:.2f}, stability {measures['stability']:.2f}"
+    return Grouping(True, groups, fits_none, reason, {"devices": float(len(devices)), **measures}, scaling)
+
+
+def _judge(
+    z: Vector, settings: SearchSettings, rng: np.random.Generator
+) -> tuple[Labels, dict[str, float], str | None]:
+    """Return labels, measures, and why they are not believed (``None`` if they are)."""
+    min_size = min(_MAX_MIN_SIZE, max(settings.min_size, ceil(0.02 * len(z))))
+    labels = _cluster(z, min_size)
+    gate = _separation(z, labels)
+    measures = {"clusters": float(labels.max() + 1), "min_size": float(min_size), "gate": gate}
+    if gate < settings.gate:
+        return labels, measures, f"no structure: separation {gate:.2f}, {settings.gate:.2f} is needed"
+    stability = _stability(z, labels, min_size, rng)
+    measures["stability"] = stability
+    if stability < settings.stability:
+        return labels, measures, f"not stable: agreement {stability:.2f}, {settings.stability:.2f} is needed"
+    if len(z) <= _NULL_UP_TO:
+        share = _null_share(z, gate, min_size, rng)
+        measures["null_share"] = share
+        if share > settings.null_level:
+            return labels, measures, f"could be chance: {share:.0%} of structureless fleets look as grouped"
+    return labels, measures, None
+
+
+def _cluster(z: Vector, min_size: int) -> Labels:
+    """Return cluster labels, shape ``(n,)``; -1 is noise. A single cluster is never found: the gate covers that."""
+    if len(z) < 2 * min_size:
+        return np.full(len(z), _NOISE)
+    min_samples = 2 if len(z) < _MIN_SAMPLES_GROWS_AT else 3
+    model = HDBSCAN(min_cluster_size=min_size, min_samples=min_samples, copy=True)
+    labels: Labels = model.fit_predict(z).astype(np.int64)
+    return labels
+
+
+def _separation(z: Vector, labels: Labels) -> float:
+    """Return silhouette of the clustered devices times their share; 0 for fewer than two clusters."""
+    clustered = labels != _NOISE
+    if labels.max() < 1:
+        return 0.0
+    return float(silhouette_score(z[clustered], labels[clustered])) * float(clustered.mean())
+
+
+def _stability(z: Vector, labels: Labels, min_size: int, rng: np.random.Generator) -> float:
+    """Return the mean adjusted Rand index between the labels and those of subsamples; noise counts as a group."""
+    n = len(z)
+    keep = n - max(1, round((1.0 - _SUBSAMPLE) * n))
+    smaller = max(2, int(min_size * keep / n))
+    scores = []
+    for _ in range(_RESAMPLES):
+        rows = np.sort(rng.choice(n, keep, replace=False))
+        again = _cluster(z[rows], smaller)
+        scores.append(adjusted_rand_score(labels[rows], again))
+    return float(np.mean(scores))
+
+
+def _null_share(z: Vector, gate: float, min_size: int, rng: np.random.Generator) -> float:
+    """Return the share of fleets of one Gaussian with this covariance whose separation reaches ``gate``."""
+    centred = z - z.mean(axis=0)
+    scale = 1.0 / np.sqrt(max(1, len(z) - 1))
+    hits = 0
+    for _ in range(_NULL_SAMPLES):
+        # Gaussian mixtures of the centred rows have the sample covariance without its factorisation.
+        sample = rng.standard_normal((len(z), len(z))) @ centred * scale
+        hits += _separation(sample, _cluster(sample, min_size)) >= gate
+    return (hits + 1) / (_NULL_SAMPLES + 1)
+
+
+def _join_nearest(z: Vector, labels: Labels) -> Labels:
+    """Put devices outside the sample into the nearest group whose radius holds them."""
+    result = labels.copy()
+    groups = [make_group((), z[labels == label]) for label in range(int(labels.max()) + 1)]
+    distances = np.stack([np.linalg.norm(z - group.centroid, axis=1) for group in groups], axis=1)
+    nearest = distances.argmin(axis=1)
+    radii = np.array([group.radius for group in groups])
+    inside = distances[np.arange(len(z)), nearest] <= radii[nearest]
+    join = (labels == _NOISE) & inside
+    result[join] = nearest[join]
+    return result

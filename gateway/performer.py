@@ -1,0 +1,238 @@
+"""Doing what the machine decides: store first, publish after, compute where asked."""
+
+import time
+from collections import Counter
+from collections.abc import Callable
+
+import numpy as np
+
+from contract.codec import encode
+from contract.messages import ActiveModel, EvaluationReport, GatewayState, Message, Receipt, RoundTask
+from contract.model import DEFAULT_SPEC, weights_from_bytes
+from contract.topics import ASSIGNMENT, GATEWAY_STATE, RECEIPT, RELEASE, TASK, Topic
+from gateway import log
+from gateway.aggregation import ServerState
+from gateway.closing import Aggregator, NewModel
+from gateway.config import GatewayConfig
+from gateway.errors import StoreError
+from gateway.families import Decide, ReplaceFamilies, StoreGrouping
+from gateway.machine import (
+    Announce,
+    Assign,
+    ClearRelease,
+    DropHead,
+    Effect,
+    FindFamilies,
+    Head,
+    PublishRelease,
+    Republish,
+    RoundStored,
+    SearchFinished,
+    StoreReported,
+)
+from gateway.registry import Device, DeviceChanged, Refused, SignatureStored
+from gateway.releases import SignsBytes
+from gateway.rounds import AcceptUpdate, ClearTask, CloseRound, OpenRound, RefuseUpdate, RepeatReceipt, target_key
+from gateway.store import Store
+from gateway.store.families import StoredGrouping
+
+Publish = Callable[..., str | None]
+
+
+class Performer:
+    """Performs effects.
+
+    Parameters
+    ----------
+    config
+        Configuration.
+    store
+        Written before anything is published.
+    signer
+        Signs releases.
+    publish
+        ``(topic, payload, qos=, retain=)`` to the broker; returns why not, or ``None``.
+    state
+        What is announced on ``gateway/state``.
+    """
+
+    def __init__(
+        self, config: GatewayConfig, store: Store, signer: SignsBytes, publish: Publish, state: GatewayState
+    ) -> None:
+        self._config = config
+        self._store = store
+        self._signer = signer
+        self._publish = publish
+        self._state = state
+        self._aggregator = Aggregator(DEFAULT_SPEC, config.aggregation)
+        self._changed: dict[str, Device] = {}
+        self.counts: Counter[str] = Counter()
+
+    def perform(self, effect: Effect) -> RoundStored | SearchFinished | None:
+        """Perform one effect; effects that compute return their outcome as an event.
+
+        Raises
+        ------
+        StoreError
+            If the disk does not take or give what it should.
+        """
+        match effect:
+            case DeviceChanged(device):
+                self._changed[device.device_id] = device
+            case SignatureStored(signature):
+                self._store.signatures.save(signature, now_s=time.time())
+            case Refused(device_id, what, reason):
+                self.count(device_id, what, reason)
+            case OpenRound(number, tasks):
+                self._open_round(number, tasks)
+            case AcceptUpdate(number, update):
+                self._store.rounds.add_update(number, update, now_s=time.time())
+                self._receipt(update.device_id, update.update_id, accepted=True, reason="stored")
+                log.info("update-stored", device=update.device_id, update=update.update_id, rows=update.rows)
+            case RepeatReceipt(device_id, key):
+                self.count(device_id, "update", "duplicate")
+                self._receipt(device_id, key, accepted=True, reason="duplicate")
+            case RefuseUpdate(device_id, key, reason):
+                self.count(device_id, "update", reason)
+                self._receipt(device_id, key, accepted=False, reason=reason)
+            case CloseRound():
+                return self._close_round(effect)
+            case ClearTask(device_id):
+                self._send_bytes(TASK.of(device=device_id), b"", TASK)
+            case FindFamilies():
+                return self._find_families(effect)
+            case _:
+                self._perform_delivery(effect)
+        return None
+
+    def flush(self) -> None:
+        """Store what changes often: devices and counters."""
+        if not self._changed and not self.counts:
+            return
+        with self._store.transaction():
+            for device in self._changed.values():
+                self._store.devices.save(device, now_s=time.time())
+            self._store.add_counts(self.counts)
+        self._changed.clear()
+        self.counts.clear()
+
+    def count(self, device_id: str, what: str, reason: str) -> None:
+        """Count and log a refusal."""
+        self.counts[f"{what}.{reason}"] += 1
+        log.warn("refused", device=device_id, what=what, reason=reason)
+
+    def _perform_delivery(self, effect: Effect) -> None:
+        """Perform the effects around families, releases and assignments."""
+        match effect:
+            case StoreGrouping(grouping, number):
+                stored = StoredGrouping(
+                    number, time.time(), grouping.accepted, grouping.reason, grouping.measures, grouping.scaling
+                )
+                self._store.families.add_grouping(stored)
+                log.info("families-searched", round=number, accepted=grouping.accepted, reason=grouping.reason)
+            case ReplaceFamilies(families):
+                self._store.families.replace_families(families)
+            case Decide(decision):
+                self._store.families.add_decision(decision, now_s=time.time())
+                log.info("family-decided", device=decision.device_id, family=decision.family_id, reason=decision.reason)
+            case DropHead(target):
+                self._store.models.drop_head(target)
+            case Assign(assignment):
+                self._store.families.save_assignment(assignment)
+                self._send(ASSIGNMENT.of(device=assignment.device_id), assignment, ASSIGNMENT)
+            case PublishRelease(digest):
+                self._publish_release(digest)
+            case ClearRelease(digest):
+                self._send_bytes(RELEASE.of(digest=digest), b"", RELEASE)
+                self._store.models.set_published(digest, published=False)
+            case Announce():
+                self._send(GATEWAY_STATE.of(), self._state, GATEWAY_STATE)
+            case Republish(assignments, tasks, without_task):
+                for message in assignments:
+                    self._send(ASSIGNMENT.of(device=message.device_id), message, ASSIGNMENT)
+                for task in tasks:
+                    self._send(TASK.of(device=task.device_id), task, TASK)
+                for device_id in without_task:
+                    self._send_bytes(TASK.of(device=device_id), b"", TASK)
+            case StoreReported(message):
+                self._store_reported(message)
+            case _:
+                raise AssertionError(f"no way to perform {type(effect).__name__}")
+
+    def _open_round(self, number: int, tasks: tuple[RoundTask, ...]) -> None:
+        self._store.rounds.open(number, tasks, now_s=time.time())
+        log.info("round-opened", round=number, devices=len(tasks))
+        for task in tasks:
+            self._send(TASK.of(device=task.device_id), task, TASK)
+
+    def _close_round(self, close: CloseRound) -> RoundStored:
+        """Aggregate all targets and store everything at once, so that a crash leaves the round open or closed."""
+        started = time.monotonic()
+        heads = self._store.models.heads()
+        results = list(close.held)
+        made: list[NewModel] = []
+        for aggregate in close.aggregations:
+            target = target_key(aggregate.target.role, aggregate.target.family_id)
+            base = self._store.models.release(aggregate.target.base)
+            if base is None:
+                raise StoreError(f"the store misses model {aggregate.target.base}, the base of round {close.number}")
+            result, model = self._aggregator.run(
+                aggregate,
+                self._store.rounds.deltas(close.number, target),
+                weights_from_bytes(base.weights, n_parameters=DEFAULT_SPEC.n_parameters),
+                heads[target][1] if target in heads else ServerState.fresh(),
+                number=close.number,
+                signer=self._signer,
+            )
+            results.append(result)
+            made += [] if model is None else [model]
+        now_s = time.time()
+        state = "closed" if close.aggregations else "expired"
+        with self._store.transaction():
+            for model in made:
+                self._store.models.add(model.release, now_s=now_s)
+                self._store.models.set_head(model.target, model.release.manifest.weights_digest, model.state)
+            self._store.rounds.close(close.number, state=state, reason=close.reason, results=results, now_s=now_s)
+        seconds = time.monotonic() - started
+        log.info("round-ended", round=close.number, state=state, reason=close.reason, seconds=seconds)
+        new_heads = {m.target: Head(m.release.manifest.weights_digest, m.norm) for m in made}
+        return RoundStored(close.number, tuple(results), new_heads)
+
+    def _find_families(self, search: FindFamilies) -> SearchFinished:
+        # scikit-learn takes tens of megabytes and a second to load; a gateway in its warm-up needs neither.
+        from gateway.clustering.level1 import SearchSettings, find_families  # noqa: PLC0415
+
+        f = self._config.families
+        settings = SearchSettings(f.min_size, f.gate, f.stability, f.null_level)
+        rng = np.random.default_rng([self._config.seed, search.number])
+        grouping = find_families(search.vectors, settings, rng, search.earlier)
+        return SearchFinished(grouping, search.number)
+
+    def _publish_release(self, digest: str) -> None:
+        release = self._store.models.release(digest)
+        if release is None:
+            raise StoreError(f"the store misses model {digest}, which an assignment names")
+        self._send(RELEASE.of(digest=digest), release, RELEASE)
+        self._store.models.set_published(digest, published=True)
+
+    def _store_reported(self, message: ActiveModel | EvaluationReport) -> None:
+        if isinstance(message, EvaluationReport):
+            self._store.reports.save(message, now_s=time.time())
+            key = f"report-{message.run_id}-{message.device_id}"
+            self._receipt(message.device_id, key, accepted=True, reason="stored")
+            return
+        self.flush()
+        self._store.devices.save_active(message)
+
+    def _receipt(self, device_id: str, key: str, *, accepted: bool, reason: str) -> None:
+        receipt = Receipt(device_id=device_id, key=key, accepted=accepted, reason=reason)
+        self._send(RECEIPT.of(device=device_id), receipt, RECEIPT)
+
+    def _send(self, topic: str, message: Message, row: Topic) -> None:
+        self._send_bytes(topic, encode(message), row)
+
+    def _send_bytes(self, topic: str, payload: bytes, row: Topic) -> None:
+        refusal = self._publish(topic, payload, qos=row.qos, retain=row.retain)
+        if refusal == "oversize":
+            self.counts["publish.oversize"] += 1
+            log.warn("publish-refused", topic=topic, bytes=len(payload), reason=refusal)

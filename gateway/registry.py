@@ -1,0 +1,228 @@
+"""Who is there: births, status, liveness, training rows and signatures. No I/O; time is passed in.
+
+Liveness rests on when the gateway heard something, by its monotonic clock; clocks of devices are never compared.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from contract import CONTRACT_MAJOR
+from contract.features import N_FEATURES, SCHEMA_ID
+from contract.messages import Birth, Signature, Status, Telemetry
+
+_GONE = frozenset({"disconnected", "lost"})
+_WORKING = frozenset({"ready", "training", "degraded"})
+_FLOAT16_BYTES = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """A device as the gateway sees it.
+
+    Attributes
+    ----------
+    device_id, session
+        Its id, and the id of its process.
+    state, state_reason
+        Last status; ``unknown`` before the first.
+    online
+        Whether it counts as there.
+    refusal
+        Why it cannot take part, ``None`` if it can.
+    board, engine, agent_version
+        From its birth; for people.
+    train_rows
+        Training rows it last reported.
+    last_seen
+        When it was last heard, monotonic seconds; ``None`` if not since this process started.
+    """
+
+    device_id: str
+    session: str = ""
+    state: str = "unknown"
+    state_reason: str = ""
+    online: bool = False
+    refusal: str | None = "no-birth"
+    board: str = ""
+    engine: str = ""
+    agent_version: str = ""
+    train_rows: int = 0
+    last_seen: float | None = None
+
+    @property
+    def can_train(self) -> bool:
+        """Whether it may be invited to a round, rows aside."""
+        return self.online and self.refusal is None and self.state in _WORKING
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceChanged:
+    """Store this state of a device."""
+
+    device: Device
+
+
+@dataclass(frozen=True, slots=True)
+class SignatureStored:
+    """Store this signature; it is newer than the last one."""
+
+    signature: Signature
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """Count a message that was not taken, and log it.
+
+    Attributes
+    ----------
+    device_id
+        Who sent it.
+    what
+        Kind of message.
+    reason
+        Slug.
+    """
+
+    device_id: str
+    what: str
+    reason: str
+
+
+RegistryEvent = Birth | Status | Telemetry | Signature
+RegistryEffect = DeviceChanged | SignatureStored | Refused
+
+
+class Registry:
+    """All devices and their signatures.
+
+    Parameters
+    ----------
+    spec_id
+        The model spec of this gateway.
+    offline_after_s
+        Silence after which a device counts as gone.
+    devices, signatures
+        What the store remembers; nobody is online until heard again.
+    """
+
+    def __init__(
+        self,
+        *,
+        spec_id: str,
+        offline_after_s: float,
+        devices: Iterable[Device] = (),
+        signatures: Iterable[Signature] = (),
+    ) -> None:
+        self._spec_id = spec_id
+        self._offline_after_s = offline_after_s
+        self._devices = {d.device_id: replace(d, online=False, last_seen=None) for d in devices}
+        self._sequences: dict[str, int] = {}
+        self.vectors: dict[str, npt.NDArray[np.float64]] = {}
+        for signature in signatures:
+            self._sequences[signature.device_id] = signature.sequence
+            self.vectors[signature.device_id] = signature_vector(signature)
+
+    @property
+    def devices(self) -> dict[str, Device]:
+        """The devices by id."""
+        return self._devices
+
+    def handle(self, event: RegistryEvent, now: float) -> list[RegistryEffect]:
+        """Take a message of a device.
+
+        Parameters
+        ----------
+        event
+            Decoded message; its ``device_id`` is known to be the sender's.
+        now
+            Monotonic seconds.
+        """
+        match event:
+            case Birth():
+                return self._birth(event, now)
+            case Status():
+                return self._status(event, now)
+            case Telemetry():
+                return self._telemetry(event, now)
+            case Signature():
+                return self._signature(event)
+
+    def tick(self, now: float) -> list[RegistryEffect]:
+        """Mark devices as gone that were silent for too long."""
+        effects: list[RegistryEffect] = []
+        for device in list(self._devices.values()):
+            silent = device.last_seen is None or now - device.last_seen > self._offline_after_s
+            if device.online and silent:
+                gone = replace(device, online=False, state_reason=f"silent for {self._offline_after_s:g} s")
+                effects.append(self._keep(gone))
+        return effects
+
+    def _birth(self, birth: Birth, now: float) -> list[RegistryEffect]:
+        refusal = self._refusal(birth)
+        old = self._devices.get(birth.device_id, Device(birth.device_id))
+        device = replace(
+            old,
+            session=birth.session,
+            refusal=refusal,
+            board=birth.board,
+            engine=birth.engine,
+            agent_version=birth.agent_version,
+            last_seen=now,
+        )
+        effects: list[RegistryEffect] = [self._keep(device)]
+        if refusal is not None:
+            effects.append(Refused(birth.device_id, "birth", refusal))
+        return effects
+
+    def _refusal(self, birth: Birth) -> str | None:
+        if birth.contract_version.split(".", 1)[0] != str(CONTRACT_MAJOR):
+            return "contract-major"
+        if birth.schema_id != SCHEMA_ID:
+            return "schema-mismatch"
+        if birth.spec_id != self._spec_id:
+            return "spec-mismatch"
+        return None
+
+    def _status(self, status: Status, now: float) -> list[RegistryEffect]:
+        old = self._devices.get(status.device_id, Device(status.device_id))
+        gone = status.state in _GONE
+        if gone and old.session and status.session != old.session:
+            # The last will of an earlier connection may arrive after the device came back.
+            return [Refused(status.device_id, "status", "old-session")]
+        device = replace(old, state=status.state, state_reason=status.reason, online=not gone, last_seen=now)
+        return [self._keep(device)]
+
+    def _telemetry(self, telemetry: Telemetry, now: float) -> list[RegistryEffect]:
+        old = self._devices.get(telemetry.device_id, Device(telemetry.device_id))
+        return [self._keep(replace(old, train_rows=telemetry.train_rows, online=True, last_seen=now))]
+
+    def _signature(self, signature: Signature) -> list[RegistryEffect]:
+        device_id = signature.device_id
+        if signature.schema_id != SCHEMA_ID:
+            return [Refused(device_id, "signature", "schema-mismatch")]
+        if signature.sequence <= self._sequences.get(device_id, -1):
+            return [Refused(device_id, "signature", "old-sequence")]
+        if {len(signature.mean), len(signature.log_std)} != {_FLOAT16_BYTES * N_FEATURES}:
+            return [Refused(device_id, "signature", "length")]
+        vector = signature_vector(signature)
+        if not np.isfinite(vector).all():
+            return [Refused(device_id, "signature", "not-finite")]
+        self._sequences[device_id] = signature.sequence
+        self.vectors[device_id] = vector
+        effects: list[RegistryEffect] = [SignatureStored(signature)]
+        old = self._devices.get(device_id, Device(device_id))
+        if old.train_rows == 0:
+            effects.append(self._keep(replace(old, train_rows=signature.flows)))
+        return effects
+
+    def _keep(self, device: Device) -> DeviceChanged:
+        self._devices[device.device_id] = device
+        return DeviceChanged(device)
+
+
+def signature_vector(signature: Signature) -> npt.NDArray[np.float64]:
+    """Return ``[mean, log_std]`` of a signature, shape ``(2 * N_FEATURES,)``, in units of the transform."""
+    return np.frombuffer(signature.mean + signature.log_std, dtype="<f2").astype(np.float64)
