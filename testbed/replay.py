@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-import scapy.arch  # noqa: F401  sets conf.L2socket for this system
+import scapy.arch
 import scapy.layers.l2  # noqa: F401  tells Scapy what frames a loopback interface has
 from scapy.config import conf
 

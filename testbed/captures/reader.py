@@ -1,5 +1,6 @@
 """Raw packets of a capture file, with damage told instead of hidden."""
 
+import gzip
 import struct
 import zlib
 from collections.abc import Iterator
@@ -63,21 +64,27 @@ class CaptureSummary:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
-    """Open a capture with Scapy; its many ways to fail become one line."""
+    """Open a capture with Scapy; its many ways to fail become one line.
+
+    Scapy gets an open stream, because it leaves files open that it does not accept.
+    """
     try:
-        reader = RawPcapReader(str(path))
+        with path.open("rb") as plain:
+            zipped = plain.read(len(_GZIP_MAGIC)) == _GZIP_MAGIC
+        stream = gzip.GzipFile(path) if zipped else path.open("rb")
     except FileNotFoundError as error:
         raise CaptureInputError(f"{path}: no such file") from error
     except OSError as error:
         raise CaptureInputError(f"{path}: cannot read the capture ({error.strerror or error})") from error
-    except (Scapy_Exception, EOFError, struct.error, zlib.error) as error:
-        raise CaptureInputError(f"{path}: not a pcap or pcapng capture") from error
-    try:
-        yield reader
-    except (Scapy_Exception, OSError, EOFError, struct.error, zlib.error) as error:
-        raise CaptureInputError(f"{path}: the capture is damaged ({error or type(error).__name__})") from error
-    finally:
-        reader.close()
+    with stream:
+        try:
+            reader = RawPcapReader(stream)
+        except (Scapy_Exception, OSError, EOFError, struct.error, zlib.error) as error:
+            raise CaptureInputError(f"{path}: not a pcap or pcapng capture") from error
+        try:
+            yield reader
+        except (Scapy_Exception, OSError, EOFError, struct.error, zlib.error) as error:
+            raise CaptureInputError(f"{path}: the capture is damaged ({error or type(error).__name__})") from error
 
 
 def read_packets(path: Path) -> Iterator[RawPacket]:
