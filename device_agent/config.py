@@ -19,6 +19,13 @@ def _beside_the_file(path: Path, info: ValidationInfo) -> Path:
     return Path(base) / path if base is not None else path
 
 
+def _source_beside_the_file(source: str, info: ValidationInfo) -> str:
+    """Resolve the source like a path if it is one."""
+    if source == "-" or source.startswith("iface:"):
+        return source
+    return str(_beside_the_file(Path(source), info))
+
+
 FilePath = Annotated[Path, Field(strict=False), AfterValidator(_beside_the_file)]
 
 
@@ -82,7 +89,7 @@ class BrokerConfig(_Section):
 class CaptureConfig(_Section):
     """What is watched: a capture file, a FIFO, ``-`` or ``iface:<name>``, and a BPF filter for interfaces."""
 
-    source: str = Field(min_length=1, max_length=4_096)
+    source: Annotated[str, AfterValidator(_source_beside_the_file)] = Field(min_length=1, max_length=4_096)
     bpf: str = Field(default="", max_length=4_096)
 
 

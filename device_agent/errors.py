@@ -5,7 +5,8 @@
     AgentError          one line for a person, and the exit code
     ├── ConfigError     a configuration file, key or value is wrong
     ├── StoreError      the state directory cannot be used
-    └── TrustError      a file with a public key is wrong
+    ├── TrustError      a file with a public key is wrong
+    └── ModelError      the model or its engine cannot be used
 """
 
 from typing import ClassVar
@@ -35,3 +36,9 @@ class TrustError(AgentError):
     """A file that should hold an Ed25519 public key and does not."""
 
     exit_code = ExitCode.CONFIG
+
+
+class ModelError(AgentError):
+    """A model or an engine that cannot be used."""
+
+    exit_code = ExitCode.MODEL

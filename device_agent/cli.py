@@ -1,0 +1,172 @@
+"""``kinwatch-agent``: run the agent, look at flows, test a device, show the settings in effect."""
+
+import argparse
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from contract.exit_codes import ExitCode
+from device_agent.errors import AgentError
+
+_LEVELS = ("debug", "info", "warning", "error")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; return its exit code. A person's mistake is one line, never a trace."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    # One thread for mathematics: the packet path and the trainer share the cores.
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        os.environ.setdefault(name, "1")
+    try:
+        code: int = options.command(options)
+    except AgentError as error:
+        print(f"kinwatch-agent: {error}", file=sys.stderr)
+        return int(error.exit_code)
+    except BrokenPipeError:
+        sys.stderr.close()
+        return int(ExitCode.OK)
+    except KeyboardInterrupt:
+        return int(ExitCode.INTERRUPTED)
+    return code
+
+
+def package_version() -> str:
+    """Return the version of the installed package."""
+    try:
+        return version("kinwatch")
+    except PackageNotFoundError:
+        return "0+unknown"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="kinwatch-agent", description="Intrusion detection on a device.")
+    parser.add_argument("--version", action="version", version=f"kinwatch-agent {package_version()}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    run = commands.add_parser("run", help="capture, detect, train, talk to the gateway")
+    run.add_argument("--config", type=Path, required=True, help="agent.toml")
+    run.add_argument("--exit-at-end", action="store_true", help="leave when a capture file ends")
+    run.add_argument("--log-level", choices=_LEVELS, default="info")
+    run.set_defaults(command=_run)
+
+    flows = commands.add_parser("flows", help="print the flow records of a capture or an interface")
+    flows.add_argument("source", help="pcap or pcapng file (also gzip), FIFO, - or iface:<name>")
+    flows.add_argument("--format", choices=("csv", "jsonl"), default="csv")
+    flows.add_argument("--output", type=Path, help="file to write; standard output without it")
+    flows.add_argument("--bpf", default="", help="filter for interfaces")
+    flows.add_argument("--idle", type=float, default=15.0, metavar="S", help="idle timeout, seconds")
+    flows.add_argument("--active", type=float, default=60.0, metavar="S", help="active timeout, seconds")
+    flows.set_defaults(command=_flows)
+
+    test = commands.add_parser("self-test", help="check engine, store, sniffing and broker on this device")
+    test.add_argument("--config", type=Path, required=True, help="agent.toml")
+    test.set_defaults(command=_self_test)
+
+    config = commands.add_parser("config", help="check a configuration")
+    config.add_argument("--config", type=Path, required=True, help="agent.toml")
+    config.add_argument("--print-config", action="store_true", help="print the settings in effect")
+    config.set_defaults(command=_config)
+    return parser
+
+
+def _run(options: argparse.Namespace) -> int:
+    from device_agent.config import load_config
+    from device_agent.parts import build
+    from device_agent.service import Agent
+
+    _start_logging(options.log_level)
+    agent = Agent(build(load_config(options.config), version=package_version()))
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda _number, _frame: agent.stop())
+    try:
+        return int(agent.run(exit_at_end=options.exit_at_end))
+    except AgentError:
+        raise
+    except Exception:  # supervision: the trace goes to the log, the code to the supervisor
+        logging.getLogger("kinwatch.agent").exception("event=crashed")
+        return int(ExitCode.INTERNAL)
+
+
+def _start_logging(level: str) -> None:
+    handler = logging.StreamHandler(sys.stderr)
+    formatter = logging.Formatter("ts=%(asctime)s.%(msecs)03dZ level=%(levelname)s %(message)s", "%Y-%m-%dT%H:%M:%S")
+    formatter.converter = time.gmtime
+    handler.setFormatter(formatter)
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level.upper())
+
+
+def _flows(options: argparse.Namespace) -> int:
+    from device_agent.capture.source import CaptureSettings, open_source
+    from device_agent.errors import ConfigError
+    from device_agent.flows.export import WRITERS, run_flows
+    from device_agent.flows.meter import FlowMeter, MeterSettings
+
+    try:
+        meter = FlowMeter(MeterSettings(options.idle, options.active))
+    except ValueError as error:
+        raise ConfigError(f"--idle and --active: {error}") from None
+    stopped = False
+
+    def stop(_number: int, _frame: object) -> None:
+        nonlocal stopped
+        stopped = True
+
+    source = open_source(options.source, CaptureSettings(bpf=options.bpf))
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop)
+    try:
+        out = options.output.open("w", encoding="utf-8", newline="") if options.output else sys.stdout
+    except OSError as error:
+        source.close()
+        raise ConfigError(f"{options.output}: cannot be written: {error.strerror}") from None
+    try:
+        summary = run_flows(
+            source,
+            WRITERS[options.format](out),
+            meter,
+            clock_us=lambda: time.time_ns() // 1_000,
+            stop=lambda: stopped,
+        )
+        out.flush()
+    finally:
+        source.close()
+        if options.output:
+            out.close()
+    counters = summary.counters
+    ignored = ", ".join(f"{count} {reason}" for reason, count in counters.ignored.items() if count) or "none"
+    print(
+        f"{summary.records} flow records of {counters.packets} packets, {counters.metered} metered; ignored: {ignored}",
+        file=sys.stderr,
+    )
+    return int(ExitCode.INTERRUPTED if stopped and not source.live else ExitCode.OK)
+
+
+def _self_test(options: argparse.Namespace) -> int:
+    from device_agent.config import load_config
+    from device_agent.self_test import run_checks
+
+    results = run_checks(load_config(options.config))
+    width = max(len(result.name) for result in results)
+    for result in results:
+        print(f"{result.name:<{width}}  {'ok' if result.ok else 'FAILED':<6}  {result.detail}")
+    return int(next((result.exit_code for result in results if not result.ok), ExitCode.OK))
+
+
+def _config(options: argparse.Namespace) -> int:
+    from device_agent.config import load_config, render_config
+
+    config = load_config(options.config)
+    print(render_config(config) if options.print_config else f"{options.config}: fine")
+    return int(ExitCode.OK)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

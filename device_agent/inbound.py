@@ -1,0 +1,92 @@
+"""Messages from the broker as events of the core. What does not decode is a counted refusal."""
+
+from contract import codec
+from contract.errors import ContractError
+from contract.messages import Assignment, GatewayState, MarkSet, Receipt, Release, RoundTask, RunCommand
+from contract.model import ModelSpec
+from contract.topics import ASSIGNMENT, COMMAND, GATEWAY_STATE, RECEIPT, RELEASE, ROOT, TASK, parse
+from device_agent.events import (
+    AssignmentReceived,
+    CommandReceived,
+    Event,
+    GatewaySeen,
+    MarksReceived,
+    ReceiptReceived,
+    ReleaseReceived,
+    TaskCleared,
+    TaskReceived,
+)
+from device_agent.store.state import HeldModel
+from device_agent.trust import Keyring, check_release
+
+
+def own_topics(device_id: str, *, accept_marks: bool) -> tuple[str, ...]:
+    """Return what a device subscribes to at every connect; model digests come and go."""
+    topics = [topic.of(device=device_id) for topic in (TASK, ASSIGNMENT, RECEIPT)]
+    if accept_marks:
+        topics += [f"{ROOT}/run/+/mark/{device_id}", COMMAND.wildcard]
+    return (GATEWAY_STATE.of(), *topics)
+
+
+class Reader:
+    """Turns messages into events.
+
+    Parameters
+    ----------
+    spec, keyring
+        For releases.
+
+    Attributes
+    ----------
+    refused
+        Messages that are none, by reason.
+    staged
+        Weights of releases that were verified and not yet taken, by digest.
+    """
+
+    def __init__(self, spec: ModelSpec, keyring: Keyring) -> None:
+        self.refused: dict[str, int] = {}
+        self.staged: dict[str, HeldModel] = {}
+        self._spec = spec
+        self._keyring = keyring
+
+    def read(self, topic: str, payload: bytes) -> Event | None:
+        """Return the event of a message, ``None`` if it says nothing or was refused."""
+        try:
+            return self._read(topic, payload)
+        except ContractError as error:
+            reason = f"message-{error.reason}"
+            self.refused[reason] = self.refused.get(reason, 0) + 1
+            return None
+
+    def _read(self, topic: str, payload: bytes) -> Event | None:
+        parsed = parse(topic)
+        if not payload:
+            return TaskCleared() if parsed.topic is TASK else None
+        if parsed.topic is RELEASE:
+            return self._release(str(parsed.digest), codec.decode(Release, payload))
+        message = codec.decode(parsed.topic.message, payload)
+        match message:
+            case RoundTask():
+                return TaskReceived(message)
+            case Assignment():
+                return AssignmentReceived(message)
+            case Receipt():
+                return ReceiptReceived(message)
+            case GatewayState():
+                return GatewaySeen(message)
+            case MarkSet():
+                return MarksReceived(message)
+            case RunCommand():
+                return CommandReceived(message)
+            case _:
+                return None
+
+    def _release(self, digest: str, release: Release) -> ReleaseReceived:
+        verdict = check_release(release, digest=digest, spec=self._spec, keyring=self._keyring)
+        if verdict.weights is None:
+            return ReleaseReceived(digest, None, verdict.refusal or "release-refused")
+        verdict.weights.flags.writeable = False
+        # The core takes or leaves it at once, so one place is enough.
+        self.staged = {digest: HeldModel(release.manifest, verdict.weights)}
+        return ReleaseReceived(digest, release.manifest)

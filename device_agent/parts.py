@@ -1,0 +1,332 @@
+"""Everything an agent is made of, built from its configuration in the right order."""
+
+import time
+from dataclasses import dataclass, field
+from uuid import uuid4
+
+from contract.messages import Birth, DeviceState, Status, Telemetry
+from contract.model import DEFAULT_SPEC, ModelId, ModelSpec
+from contract.taxonomy import BENIGN_INDEX
+from contract.topics import STATUS
+from device_agent.boards import Board, Budgets, detect_board, load_board
+from device_agent.capture.pump import Pump
+from device_agent.capture.source import CaptureSettings, open_source
+from device_agent.choosing import SILENT, Evidence, calibrated
+from device_agent.config import AgentConfig, BrokerConfig, read_secret
+from device_agent.detection.detector import Detector
+from device_agent.detection.profile import BenignProfile
+from device_agent.detection.suppression import Suppressor
+from device_agent.errors import ConfigError, ModelError
+from device_agent.flows.meter import FlowMeter, MeterSettings
+from device_agent.flows.records import PacketBatch
+from device_agent.inbound import Reader, own_topics
+from device_agent.inference.engine import Engine
+from device_agent.inference.opening import EngineError
+from device_agent.inference.select import load_artifact, load_engine
+from device_agent.learner import Learner
+from device_agent.machine import AgentMachine, MachineSettings
+from device_agent.memory import Memory, Restored, model_id
+from device_agent.notify import Supervisor
+from device_agent.pipeline import Pipeline
+from device_agent.post import Post
+from device_agent.samples.buffer import BufferSettings, SampleBuffer
+from device_agent.samples.split import Split, SplitSettings
+from device_agent.telemetry import make_birth, merge_counters, rss_bytes
+from device_agent.training.client import Trainer
+from device_agent.transport import Link, Transport
+from device_agent.trust import load_keyring
+
+_MAPPED_MB = 512
+"""Address space that libraries map and hardly touch; the limit of the process counts it, the budget does not."""
+
+
+class Capture:
+    """The packet source behind its pump; a live one can be opened again after it was lost.
+
+    Attributes
+    ----------
+    state
+        ``running``, ``ended`` or ``failed``.
+    live
+        Whether packets come on this host's clock.
+    """
+
+    def __init__(self, config: AgentConfig, budget: Budgets) -> None:
+        self.state = "running"
+        self._spec = config.capture.source
+        self._settings = CaptureSettings(bpf=config.capture.bpf)
+        self._queue_packets = budget.capture_queue_packets
+        self._reopen_s: float | None = None
+        self._counted: dict[str, int] = {}
+        self._pump: Pump | None = self._open()
+        self.live = self._pump.live
+
+    def read(self, timeout_s: float) -> PacketBatch | None:
+        """Return the next batch, an empty one after ``timeout_s``, ``None`` at the end; see ``Pump.read``."""
+        if self._pump is None:
+            time.sleep(timeout_s)
+            if self._reopen_s is None or time.monotonic() < self._reopen_s:
+                return PacketBatch.from_frames([], [])
+            self._pump = self._open()
+            self._reopen_s = None
+            self.state = "running"
+        return self._pump.read(timeout_s)
+
+    def reopen_later(self, at_s: float) -> bool:
+        """Drop the source and open it again at a monotonic time; ``False`` if that makes no sense."""
+        self._counted = self.counters()
+        if self._pump is not None:
+            self._pump.close()
+            self._pump = None
+        self._reopen_s = at_s
+        self.state = "starting"
+        return True
+
+    def counters(self) -> dict[str, int]:
+        """Return totals over all openings of the source."""
+        now = self._pump.counters() if self._pump is not None else {}
+        return {name: self._counted.get(name, 0) + now.get(name, 0) for name in {*self._counted, *now}}
+
+    def close(self) -> None:
+        """Stop reading."""
+        if self._pump is not None:
+            self._pump.close()
+
+    def _open(self) -> Pump:
+        return Pump(open_source(self._spec, self._settings), self._queue_packets)
+
+
+@dataclass(slots=True)
+class Parts:
+    """The parts; see :func:`build`."""
+
+    config: AgentConfig
+    board: Board
+    spec: ModelSpec
+    session: str
+    birth: Birth
+    memory: Memory
+    buffer: SampleBuffer
+    capture: Capture
+    pipeline: Pipeline
+    engine: Engine
+    learner: Learner
+    machine: AgentMachine
+    reader: Reader
+    transport: Transport | None
+    post: Post
+    supervisor: Supervisor
+    restored: Restored
+    counted: dict[str, int] = field(default_factory=dict)
+
+    def count(self, reason: str, by: int = 1) -> None:
+        """Count a refusal or drop."""
+        self.counted[reason] = self.counted.get(reason, 0) + by
+
+    def flows_per_hour(self) -> float:
+        """Return the rate of benign flows, from before the restart until there is a new one."""
+        return self.buffer.benign_flows_per_hour() or self.restored.flows_per_hour
+
+    def evidence(self) -> Evidence:
+        """Return what a choice of the model rests on."""
+        return gather_evidence(self.config, self.buffer, self.flows_per_hour())
+
+    def assigned(self) -> list[ModelId]:
+        """Return the models of the assignment that are held, fallback first."""
+        assignment = self.machine.facts.assignment
+        named = (assignment.fallback, assignment.expert) if assignment is not None else ()
+        return [model for model in named if model is not None and model.digest in self.memory.models]
+
+    def status(self, state: DeviceState, reason: str) -> Status:
+        """Return a status message of this process."""
+        return Status(device_id=self.config.device.id, session=self.session, state=state, reason=reason[:400])
+
+    def telemetry(self, *, uptime_s: float) -> Telemetry:
+        """Return the present counters."""
+        meter, pipeline, capture = self.pipeline.meter.counters, self.pipeline, self.capture.counters()
+        dropped = {name: value for name, value in capture.items() if "drop" in name}
+        rows = {split: sum(self.buffer.counts(split).values()) for split in Split}
+        pid = self.learner.pid
+        return Telemetry(
+            device_id=self.config.device.id,
+            session=self.session,
+            uptime_s=round(uptime_s, 3),
+            capture_state=self.capture.state,
+            capture_time_us=pipeline.last_us,
+            packets=meter.metered,
+            ignored_packets=sum(meter.ignored.values()),
+            dropped_packets=sum(dropped.values()),
+            flows=pipeline.counters.flows,
+            alerts=pipeline.counters.alerts,
+            suppressed_alerts=pipeline.counters.suppressed,
+            train_rows=rows[Split.TRAIN],
+            validation_rows=rows[Split.VALIDATION],
+            exam_rows=rows[Split.EXAM],
+            outbox=len(self.memory.outbox),
+            rss_bytes=rss_bytes(),
+            trainer_rss_bytes=rss_bytes(pid) if pid else 0,
+            counters=merge_counters(
+                self.counted,
+                self.memory.counters(),
+                self.reader.refused,
+                self.post.counters,
+                self.transport.counters if self.transport is not None else {},
+                {f"ignored-{reason}": count for reason, count in meter.ignored.items()},
+                {name.replace("_", "-"): value for name, value in dropped.items()},
+                {"features-repaired": pipeline.counters.repaired},
+            ),
+        )
+
+
+def gather_evidence(config: AgentConfig, buffer: SampleBuffer, flows_per_hour: float) -> Evidence:
+    """Return what a choice of the model rests on."""
+    train = buffer.rows(Split.TRAIN)
+    return Evidence(
+        validation=buffer.rows(Split.VALIDATION),
+        profile=BenignProfile.of(train.x[train.y == BENIGN_INDEX]),
+        flows_per_hour=flows_per_hour,
+        budget_per_hour=config.detector.false_alarms_per_hour,
+        split=buffer.settings.split,
+    )
+
+
+def build(config: AgentConfig, *, version: str) -> Parts:
+    """Open and connect all parts; nothing is sent and no packet is judged yet.
+
+    Raises
+    ------
+    AgentError
+        If a file, the store, the capture or the engine cannot be used.
+    """
+    spec = DEFAULT_SPEC
+    board = load_board(config.device.board) if config.device.board else detect_board()
+    keyring = load_keyring(config.trust.keys)
+    prefer = config.training.engine if config.training.engine != "auto" else board.budget.engine
+    memory = Memory(config, spec)
+    restored = memory.restore()
+    buffer = _buffer(config, board.budget, memory)
+    try:
+        loaded = load_engine(spec, prefer)
+        artifact = load_artifact(spec) if loaded.engine.name == "litert" else None
+    except EngineError as error:
+        raise ModelError(f"[training] engine = {prefer!r}: {error}") from None
+    session = f"s-{uuid4().hex[:12]}"
+    lone_note = "" if keyring.keys else "no key in [trust] keys: releases are refused"
+    machine = AgentMachine(
+        MachineSettings(
+            device_id=config.device.id,
+            spec_id=spec.spec_id,
+            factory=memory.factory,
+            accept_marks=config.labels.accept_marks,
+            min_benign_rows=config.training.min_benign_rows,
+            note=lone_note if config.broker is not None else "",
+        ),
+        restored.facts,
+        held={digest: model_id(model) for digest, model in memory.models.items()},
+        waiting_updates=frozenset(memory.outbox.keys("update")),
+    )
+    transport = _transport(config, session)
+    pipeline = Pipeline(
+        device_id=config.device.id,
+        meter=FlowMeter(
+            MeterSettings(config.flows.idle_s, config.flows.active_s, max_flows=board.budget.flow_table_rows)
+        ),
+        detector=_first_detector(config, memory, restored, buffer, loaded.engine),
+        suppressor=Suppressor(config.alerts.suppress_s) if config.alerts.suppress_s else None,
+        baseline_s=config.labels.baseline_s,
+        on_alerts=lambda _alerts: None,
+        on_rows=lambda _rows, _exam, _alerted: None,
+        first_us=restored.first_us,
+    )
+    return Parts(
+        config=config,
+        board=board,
+        spec=spec,
+        session=session,
+        birth=make_birth(
+            device_id=config.device.id,
+            session=session,
+            version=version,
+            board=board.name,
+            engine=loaded.engine.name,
+            engine_reason=loaded.reason,
+            spec_id=spec.spec_id,
+        ),
+        memory=memory,
+        buffer=buffer,
+        capture=Capture(config, board.budget),
+        pipeline=pipeline,
+        engine=loaded.engine,
+        learner=Learner(
+            Trainer(memory_limit_bytes=(board.budget.trainer_memory_mb + _MAPPED_MB) * 1_048_576),
+            spec,
+            artifact,
+            budget_s=board.budget.trainer_seconds,
+        ),
+        machine=machine,
+        reader=Reader(spec, keyring),
+        transport=transport,
+        post=Post(config.device.id, memory.outbox, transport),
+        supervisor=Supervisor(),
+        restored=restored,
+    )
+
+
+def _buffer(config: AgentConfig, budget: Budgets, memory: Memory) -> SampleBuffer:
+    # Exam rows exist in experiments only; room that is never written costs no memory.
+    rows = budget.buffer_rows
+    settings = BufferSettings(
+        train_rows=rows - rows // 4,
+        validation_rows=rows // 4,
+        exam_rows=2 * rows,
+        split=SplitSettings(block_s=config.training.block_s),
+    )
+    buffer = SampleBuffer(DEFAULT_SPEC.inputs, settings)
+    for split, kept in memory.samples.load().items():
+        if len(kept):
+            buffer.restore(split, kept)
+    return buffer
+
+
+def _first_detector(
+    config: AgentConfig, memory: Memory, restored: Restored, buffer: SampleBuffer, engine: Engine
+) -> Detector:
+    """Return the detector of the last process, or the factory model, which stays silent."""
+    active = restored.facts.active
+    if active is None or active == memory.factory:
+        return Detector(engine, memory.models[memory.factory.digest].weights, memory.factory, SILENT)
+    evidence = gather_evidence(config, buffer, restored.flows_per_hour)
+    theta = memory.models[active.digest].weights
+    if restored.calibration is None:
+        return calibrated(active, theta, evidence, engine)
+    return Detector(engine, theta, active, restored.calibration, evidence.profile)
+
+
+def _transport(config: AgentConfig, session: str) -> Transport | None:
+    broker = config.broker
+    if broker is None:
+        return None
+    device_id = config.device.id
+    will = Status(device_id=device_id, session=session, state="lost", reason="the connection broke off")
+    link = Link(
+        host=broker.host,
+        port=broker.port,
+        client_id=device_id,
+        will_topic=STATUS.of(device=device_id),
+        will_payload=will.model_dump_json().encode(),
+        keepalive_s=broker.keepalive_s,
+        username=broker.username,
+        password=read_secret(broker.password_file) if broker.password_file else None,
+        **_tls(broker),
+    )
+    return Transport(link, own_topics(device_id, accept_marks=config.labels.accept_marks))
+
+
+def _tls(broker: BrokerConfig) -> dict[str, str]:
+    files = {"ca_file": broker.ca_file, "cert_file": broker.cert_file, "key_file": broker.key_file}
+    missing = [
+        f"{path}: no such file, see [broker] {name}" for name, path in files.items() if path and not path.exists()
+    ]
+    if missing:
+        raise ConfigError(missing[0])
+    return {name: str(path) for name, path in files.items() if path}

@@ -1,0 +1,225 @@
+"""The agent's shell: one loop that feeds the detection line, the core, the training process and the broker.
+
+Threads: capture reads ahead into a bounded queue, paho moves bytes, the trainer's handle waits for its process. All
+decisions and all state live in the loop of :meth:`Agent.run`, so nothing here needs a lock. A slow or dead broker, a
+stuck trainer and a full disk cost counters, never packets.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+
+from contract.exit_codes import ExitCode
+from contract.taxonomy import BENIGN_INDEX
+from contract.topics import STATUS, TELEMETRY
+from device_agent.errors import AgentError
+from device_agent.events import (
+    Connected,
+    Disconnected,
+    HealthChanged,
+    RowsCounted,
+    Ticked,
+    TrainingFailed,
+    TrainingFinished,
+)
+from device_agent.learner import Outcome
+from device_agent.parts import Parts
+from device_agent.performer import Performer
+from device_agent.samples.split import Split
+from device_agent.training.jobs import TrainingFailed as JobFailed
+from device_agent.transport import Arrived, Delivered, LinkDown, LinkUp
+
+log = logging.getLogger("kinwatch.agent")
+
+_READ_S = 0.1
+_TICK_S = 0.5
+_SAVE_S = 5.0
+_REOPEN_S = 5.0
+
+
+class Agent:
+    """A running agent.
+
+    Parameters
+    ----------
+    parts
+        Everything that was built from the configuration.
+    clock
+        Monotonic seconds.
+    """
+
+    def __init__(self, parts: Parts, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self.parts = parts
+        self.exit_code = ExitCode.OK
+        self._clock = clock
+        self._stop = threading.Event()
+        self._performer = Performer(parts)
+        self._events = self._performer.events
+        self._next: dict[str, float] = {}
+        self._started_s = clock()
+        parts.pipeline.on_alerts = self._performer.take_alerts
+        parts.pipeline.on_rows = self._performer.take_rows
+
+    def stop(self) -> None:
+        """Ask the loop to end; safe in a signal handler and from other threads."""
+        self._stop.set()
+
+    def run(self, *, exit_at_end: bool = False) -> ExitCode:
+        """Work until :meth:`stop`, or with ``exit_at_end`` until the capture ends."""
+        parts = self.parts
+        if parts.transport is not None:
+            parts.transport.start()
+        parts.supervisor.ready()
+        self._count_rows()
+        log.info("event=started device=%s source=%s", parts.config.device.id, parts.config.capture.source)
+        try:
+            while not self._stop.is_set():
+                self._turn()
+                if exit_at_end and parts.pipeline.ended and not self._events and parts.machine.desk.job is None:
+                    break
+        finally:
+            self._shut_down()
+        return self.exit_code
+
+    def _turn(self) -> None:
+        self._read_packets()
+        self._read_broker()
+        self._read_trainer()
+        now_s = self._clock()
+        if self._due("tick", _TICK_S, now_s):
+            self._tick(now_s)
+        if self._due("telemetry", self.parts.config.telemetry.every_s, now_s):
+            self.parts.post.say(TELEMETRY, self.parts.telemetry(uptime_s=now_s - self._started_s))
+        while self._events:
+            for effect in self.parts.machine.handle(self._events.popleft(), self._clock()):
+                self._performer.perform(effect)
+        self.parts.post.flush()
+
+    def _read_packets(self) -> None:
+        pipeline, capture = self.parts.pipeline, self.parts.capture
+        if pipeline.ended:
+            self._stop.wait(_READ_S)
+            return
+        try:
+            packets = capture.read(_READ_S)
+        except AgentError as error:
+            self._end_capture("failed", str(error), error.exit_code)
+            return
+        if packets is None:
+            self._end_capture("ended", "", ExitCode.OK)
+            return
+        pipeline.feed(packets)
+        if capture.live:
+            pipeline.expire(time.time_ns() // 1_000)
+
+    def _end_capture(self, state: str, reason: str, exit_code: ExitCode) -> None:
+        pipeline = self.parts.pipeline
+        pipeline.flush()
+        if self.parts.capture.live and self.parts.capture.reopen_later(self._clock() + _REOPEN_S):
+            log.warning("event=capture-lost reason=%r", reason)
+            return
+        pipeline.ended = True
+        self.parts.capture.state = state
+        self.exit_code = exit_code
+        log.log(logging.WARNING if reason else logging.INFO, "event=capture-%s reason=%r", state, reason)
+        self._count_rows()
+        self._next["telemetry"] = 0.0
+
+    def _read_broker(self) -> None:
+        transport = self.parts.transport
+        if transport is None:
+            return
+        for event in transport.take():
+            match event:
+                case LinkUp(protocol):
+                    log.info("event=connected protocol=%s", protocol)
+                    self._events.append(Connected())
+                case LinkDown(reason):
+                    log.info("event=disconnected reason=%r", reason)
+                    self._events.append(Disconnected())
+                case Arrived(topic, payload):
+                    heard = self.parts.reader.read(topic, payload)
+                    if heard is not None:
+                        # At once, not later: the core takes a release while its weights are staged.
+                        for effect in self.parts.machine.handle(heard, self._clock()):
+                            self._performer.perform(effect)
+                case Delivered(handle):
+                    self.parts.post.delivered(handle)
+
+    def _read_trainer(self) -> None:
+        outcome = self.parts.learner.poll()
+        match outcome:
+            case Outcome():
+                self._performer.outcomes[outcome.job.key] = outcome
+                result = outcome.finished.result
+                log.info(
+                    "event=trained job=%s steps=%d loss=%s cpu_s=%.2f engine=%s rss_bytes=%d",
+                    outcome.job.update_id or "own-model",
+                    result.steps,
+                    f"{result.losses[-1]:.4f}" if result.losses else "none",
+                    outcome.finished.cpu_s,
+                    outcome.finished.engine,
+                    outcome.finished.peak_rss_bytes,
+                )
+                self._events.append(TrainingFinished(outcome.job.key))
+            case JobFailed():
+                log.warning("event=training-failed reason=%s detail=%r", outcome.reason, outcome.detail)
+                self._events.append(TrainingFailed(outcome.job_id, f"training-{outcome.reason}"))
+            case None:
+                pass
+
+    def _tick(self, now_s: float) -> None:
+        parts = self.parts
+        parts.supervisor.alive()
+        if self._due("save", _SAVE_S, now_s):
+            self._save()
+        trouble = parts.memory.trouble
+        if parts.capture.state == "failed":
+            trouble = "the capture failed; the log says why"
+        self._events.append(HealthChanged(trouble))
+        self._count_rows()
+        self._events.append(Ticked())
+
+    def _count_rows(self) -> None:
+        buffer = self.parts.buffer
+        train, validation = buffer.counts(Split.TRAIN), buffer.counts(Split.VALIDATION)
+        self._events.append(
+            RowsCounted(
+                benign=train.get(BENIGN_INDEX, 0),
+                train=sum(train.values()),
+                validation=sum(validation.values()),
+                baseline_open=self.parts.pipeline.baseline_open,
+            )
+        )
+
+    def _save(self) -> None:
+        memory, pipeline = self.parts.memory, self.parts.pipeline
+        memory.samples.flush()
+        memory.state.put("first_us", pipeline.first_us)
+        memory.state.put("flows_per_hour", self.parts.flows_per_hour())
+
+    def _due(self, what: str, every_s: float, now_s: float) -> bool:
+        if now_s < self._next.get(what, 0.0):
+            return False
+        self._next[what] = now_s + every_s
+        return True
+
+    def _shut_down(self) -> None:
+        parts = self.parts
+        parts.supervisor.stopping()
+        log.info("event=stopping")
+        with suppress(AgentError):
+            parts.pipeline.flush()
+        self._save()
+        # The trainer first: it may hold a core, and it is killed, not waited for.
+        parts.learner.close()
+        if parts.transport is not None:
+            parts.transport.stop(
+                topic=STATUS.of(device=parts.config.device.id),
+                last_words=parts.status("disconnected", "").model_dump_json().encode(),
+            )
+        parts.memory.close()
+        parts.capture.close()
+        log.info("event=stopped")
