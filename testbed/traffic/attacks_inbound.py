@@ -19,6 +19,7 @@ BOTS: Final = tuple(outside_host(f"203.0.113.{100 + n}", ttl=44 + 2 * n) for n i
 _PASSWORDS: Final = ("admin", "12345", "password", "888888", "root", "default", "xc3511", "juantech")
 _OPEN_PORTS: Final = (80, 502, 554, 631, 1883)
 _SCANNED_BELOW: Final = 1200
+_LUCKY_SHARE: Final = 0.1
 
 
 def _from_intruder(label: str, ports: tuple[int, ...] = ()) -> FlowRule:
@@ -38,14 +39,18 @@ def port_scan(scene: Scene) -> FlowRule:
 
 
 def http_guessing(scene: Scene) -> FlowRule:
-    """Guess passwords of a camera: HTTP pages and RTSP streams answered by 401."""
+    """Guess passwords of a camera: HTTP pages and RTSP streams answered by 401; a lucky guess gets its still."""
     address = scene.device.address
     for at_us in scene.times_us(0.4, 0.35):
         guess = _PASSWORDS[scene.integer(0, len(_PASSWORDS) - 1)]
         if scene.chance(0.7):
             talk = TcpConversation(scene, INTRUDER, scene.device, 80, at_us).open()
             page = say.http_request("GET", "/snapshot.jpg", address, user="admin", password=guess)
-            talk.exchange(page, say.http_response("401 Unauthorized", b"{}"))
+            if scene.chance(_LUCKY_SHARE):
+                still = scene.noise(int(scene.lognormal(700, 0.6, low=60, high=4000)))
+                talk.exchange(page, say.http_response("200 OK", still, "image/jpeg"))
+            else:
+                talk.exchange(page, say.http_response("401 Unauthorized", b"{}"))
         else:
             talk = TcpConversation(scene, INTRUDER, scene.device, RTSP_PORT, at_us).open()
             ask = say.rtsp_request("DESCRIBE", address, 2, f"Authorization: Basic {guess}")
@@ -55,13 +60,18 @@ def http_guessing(scene: Scene) -> FlowRule:
 
 
 def mqtt_guessing(scene: Scene) -> FlowRule:
-    """Guess passwords of a sensor's local MQTT service: CONNECT, refusal, next."""
+    """Guess passwords of a sensor's local MQTT service: CONNECT, refusal, next; a lucky guess subscribes."""
     for at_us in scene.times_us(0.4, 0.35):
         talk = TcpConversation(scene, INTRUDER, scene.device, MQTT_PORT, at_us).open()
         guess = _PASSWORDS[scene.integer(0, len(_PASSWORDS) - 1)]
         connect = say.mqtt_connect(f"c{scene.integer(0, 9999)}", user="admin", password=guess)
-        talk.exchange(connect, say.mqtt_connack(say.MQTT_REFUSED_CREDENTIALS))
-        talk.close(by_client=False)
+        if scene.chance(_LUCKY_SHARE):
+            talk.exchange(connect, say.mqtt_connack())
+            talk.exchange(say.mqtt_subscribe("home/temp/state", 1), say.mqtt_suback(1))
+            talk.close()
+        else:
+            talk.exchange(connect, say.mqtt_connack(say.MQTT_REFUSED_CREDENTIALS))
+            talk.close(by_client=False)
     return _from_intruder("bruteforce", (MQTT_PORT,))
 
 

@@ -14,29 +14,46 @@ CONTROLLER: Final = outside_host("203.0.113.66", ttl=51)
 DROP: Final = outside_host("203.0.113.80", ttl=50)
 DROP_RESOLVER: Final = outside_host("203.0.113.53", ttl=50)
 _TELNET_PORTS: Final = (23, 2323)
+# This share of the calls looks like what the device's own family does all day: nobody can tell them by their flows,
+# so that a perfect score would be a sign of a leak.
+_DISGUISED_SHARE: Final = 0.12
 
 
 def small_message_beacon(scene: Scene) -> FlowRule:
     """Call the controller with a few small messages each time: among cameras, traffic shaped like a sensor's."""
     for at_us in scene.times_us(5.0, 0.2):
-        talk = TcpConversation(scene, scene.device, CONTROLLER, 8443, at_us)
-        if scene.chance(0.06):
-            talk.unanswered(tries=2)
-            continue
-        talk.open()
-        talk.exchange(b"\x10" + scene.noise(scene.integer(40, 56)), b"\x20\x02\0\0")
-        for _ in range(scene.integer(2, 6)):
-            talk.exchange(scene.noise(scene.integer(50, 84)), scene.noise(4))
-            talk.wait(scene.lognormal(0.8, 0.5, low=0.1, high=4.0))
-        talk.close()
+        if scene.chance(_DISGUISED_SHARE):
+            _tls_call(scene, at_us)
+        elif scene.chance(0.06):
+            TcpConversation(scene, scene.device, CONTROLLER, 8443, at_us).unanswered(tries=2)
+        else:
+            _small_messages(scene, at_us)
     return FlowRule("c2_beacon", hosts=(CONTROLLER.address,))
+
+
+def _small_messages(scene: Scene, at_us: int) -> None:
+    """Make one call of a few small messages."""
+    talk = TcpConversation(scene, scene.device, CONTROLLER, 8443, at_us).open()
+    talk.exchange(b"\x10" + scene.noise(scene.integer(40, 56)), b"\x20\x02\0\0")
+    for _ in range(scene.integer(2, 6)):
+        talk.exchange(scene.noise(scene.integer(50, 84)), scene.noise(4))
+        talk.wait(scene.lognormal(0.8, 0.5, low=0.1, high=4.0))
+    talk.close()
+
+
+def _tls_call(scene: Scene, at_us: int) -> None:
+    """Make one call by a short TLS session."""
+    upload = int(scene.lognormal(260, 0.5, low=80, high=1400))
+    tls_session(scene, at_us, CONTROLLER, upload_bytes=upload, download_bytes=scene.integer(80, 420))
 
 
 def tls_beacon(scene: Scene) -> FlowRule:
     """Call the controller by short TLS sessions: among sensors, traffic shaped like a camera's heartbeat."""
     for at_us in scene.times_us(5.0, 0.2):
-        upload = int(scene.lognormal(260, 0.5, low=80, high=1400))
-        tls_session(scene, at_us, CONTROLLER, upload_bytes=upload, download_bytes=scene.integer(80, 420))
+        if scene.chance(_DISGUISED_SHARE):
+            _small_messages(scene, at_us)
+        else:
+            _tls_call(scene, at_us)
     return FlowRule("c2_beacon", hosts=(CONTROLLER.address,))
 
 
@@ -54,7 +71,8 @@ def udp_beacon(scene: Scene) -> FlowRule:
 def bulk_exfiltration(scene: Scene) -> FlowRule:
     """Carry data out by TLS uploads: among sensors, traffic shaped like a camera's clips."""
     for at_us in scene.times_us(1.8, 0.4):
-        size = int(scene.lognormal(45_000, 0.5, low=12_000, high=180_000))
+        median = 2_000 if scene.chance(_DISGUISED_SHARE) else 45_000
+        size = int(scene.lognormal(median, 0.7, low=300, high=180_000))
         tls_session(scene, at_us, DROP, upload_bytes=size, download_bytes=240, pace_s=0.004)
     return FlowRule("exfiltration", hosts=(DROP.address,))
 
@@ -65,7 +83,8 @@ def trickle_exfiltration(scene: Scene) -> FlowRule:
         if scene.chance(0.7):
             talk = UdpConversation(scene, scene.device, DROP_RESOLVER, 53, at_us)
             for _ in range(scene.integer(1, 3)):
-                label = b32encode(scene.noise(scene.integer(15, 35))).decode().rstrip("=").lower()
+                bulk = scene.integer(3, 9) if scene.chance(2 * _DISGUISED_SHARE) else scene.integer(15, 35)
+                label = b32encode(scene.noise(bulk)).decode().rstrip("=").lower()
                 ident, name = scene.integer(0, 0xFFFF), f"{label}.t.example"
                 answer = say.dns_answer(ident, name, b"\x04" + scene.noise(4), say.DNS_TYPE_TXT)
                 talk.exchange(say.dns_query(ident, name, say.DNS_TYPE_TXT), answer)
