@@ -115,7 +115,6 @@ class CaptureFile:
                 self._pending = record
                 break
             records.append(record)
-        self._packets += len(records)
         return records
 
     def _next(self) -> _Record | None:
@@ -138,6 +137,7 @@ class CaptureFile:
         frame, meta = found
         record = self._ng_record(frame, meta) if self._ng else self._record(frame, meta)
         if record is not None:
+            self._packets += 1
             self._last_us = record.time_us
             if record.link_type in LINK_TYPES:
                 self._link_type_packets += 1

@@ -55,7 +55,7 @@ def flow_key(proto, src, dst, sport, dport):
 
 
 short = st.lists(st.tuples(gaps, frames()), min_size=1, max_size=20)
-dense = st.lists(st.tuples(gaps, frames()), min_size=60, max_size=120)
+dense = st.lists(st.tuples(gaps, frames()), min_size=40, max_size=80)
 traffic = short | dense
 
 
@@ -82,7 +82,7 @@ def rows(flows):
 
 
 quick = settings(
-    max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
 )
 
 
@@ -158,7 +158,7 @@ def test_records_keep_their_limits(items, chosen):
 
 
 @quick
-@given(traffic, st.sets(st.integers(0, 119)))
+@given(traffic, st.sets(st.integers(0, 79)))
 def test_extra_ticks_change_no_record(items, ticks):
     """A wall clock that expires flows before a packet comes only closes earlier what would be closed anyway."""
     meter = FlowMeter()
@@ -174,7 +174,7 @@ def test_extra_ticks_change_no_record(items, ticks):
     assert sorted(rows(ticked)) == sorted(rows(plain))
 
 
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", range(1))
 def test_a_flood_of_new_keys_keeps_the_tables_small(seed):
     """20,000 spoofed SYNs: the tables stay within their bounds and every packet is in some record."""
     rng = np.random.default_rng(seed)
