@@ -12,6 +12,10 @@ from device_agent.inference.engine import Inference
 MIN_ROWS = 50
 """Fewer benign validation rows say too little about a tail."""
 
+CEILING = 0.95
+"""No threshold lies above: a benign row that the classifier gives more is a wrong label or a model that needs training,
+and a threshold above it would silence the detector for the sake of that row."""
+
 _ERR_MARGIN = 1.25
 _THRESHOLD_MARGIN = 0.1
 
@@ -32,6 +36,9 @@ class Calibration:
         Benign flows per hour of the device's traffic when it was made.
     budget_per_hour
         False alarms per hour that are allowed.
+    expected_per_hour
+        Alarms per hour that the rows themselves would raise; above the budget where the ceiling keeps the threshold
+        down.
     """
 
     threshold: float
@@ -39,6 +46,7 @@ class Calibration:
     n_rows: int
     flows_per_hour: float
     budget_per_hour: float
+    expected_per_hour: float = 0.0
 
     @property
     def benign_seconds(self) -> float:
@@ -56,7 +64,8 @@ def calibrate(inference: Inference, *, flows_per_hour: float, budget_per_hour: f
     The budget's share of the rows may lie at or above the threshold, half of it through the reconstruction: its
     reference is set so that no more than half the share scores 0.5 by it, hence a heavy tail of reconstruction
     errors cannot push the threshold of the classifier up. Where less than one false alarm is allowed in the
-    rows, nothing of them may fire and a margin is added on both.
+    rows, nothing of them may fire and a margin is added on both. Rows that the classifier puts above the ceiling fire
+    in any case: they use up allowance, and say nothing about the other rows.
 
     Parameters
     ----------
@@ -80,13 +89,25 @@ def calibrate(inference: Inference, *, flows_per_hour: float, budget_per_hour: f
     n_rows = len(inference.err)
     if n_rows < MIN_ROWS or not flows_per_hour > 0.0:
         return None
-    allowed = min(math.floor(budget_per_hour / flows_per_hour * n_rows), n_rows - 1)
-    err_reference = _reference(inference.err.astype(np.float64), allowed // 2)
-    score = np.sort(fuse(inference, err_reference).score)[::-1]
+    sure = fuse(inference, None).score >= CEILING
+    rest = Inference(inference.probs[~sure], inference.err[~sure])
+    allowed = max(0, math.floor(budget_per_hour / flows_per_hour * n_rows) - int(sure.sum()))
+    err_reference, threshold = _cut(rest, allowed) if len(rest.err) else (None, CEILING)
+    alarms = int((fuse(inference, err_reference).score >= threshold).sum())
+    return Calibration(
+        threshold, err_reference, n_rows, flows_per_hour, budget_per_hour, alarms / n_rows * flows_per_hour
+    )
+
+
+def _cut(rows: Inference, allowed: int) -> tuple[float, float]:
+    """Return the reference and the threshold at which ``allowed`` of the rows fire."""
+    allowed = min(allowed, len(rows.err) - 1)
+    err_reference = _reference(rows.err.astype(np.float64), allowed // 2)
+    score = np.sort(fuse(rows, err_reference).score)[::-1]
     threshold = float(np.nextafter(score[allowed], 2.0))
     if allowed == 0:
         threshold += _THRESHOLD_MARGIN * max(0.0, 1.0 - threshold)
-    return Calibration(threshold, err_reference, n_rows, flows_per_hour, budget_per_hour)
+    return err_reference, min(threshold, CEILING)
 
 
 def _reference(err: npt.NDArray[np.float64], allowed: int) -> float:

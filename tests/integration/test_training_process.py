@@ -205,6 +205,14 @@ def test_closing_in_mid_job_leaves_nothing(harness):
     assert h.result().reason == "closed"
 
 
+def test_a_trainer_that_was_never_used_closes():
+    trainer = Trainer()
+    assert trainer.poll() is None
+    trainer.cancel()
+    trainer.close()
+    assert trainer.pid is None
+
+
 def test_a_python_that_does_not_exist_is_a_failed_job(harness):
     h = harness(python="/nonexistent/python")
     h.trainer.start(job())
@@ -221,17 +229,23 @@ def test_too_little_memory_is_a_failed_job(harness):
 
 PARENT = """
 import sys, time
-from tests.integration.test_training_process import Harness, job, ENDLESS
+from tests.integration.test_training_process import ENDLESS, Harness, job
 h = Harness()
-h.trainer.start(job(5000, settings=ENDLESS))
-print(h.running(), flush=True)
+if sys.argv[1] == "training":
+    h.trainer.start(job(100_000, settings=ENDLESS))
+    print(h.running(), flush=True)
+else:
+    h.trainer.start(job())
+    h.result()
+    print(h.trainer.pid, flush=True)
 time.sleep(60)
 """
 
 
-def test_a_killed_parent_leaves_no_orphan():
-    """SIGKILL to the agent in mid-training: the training process ends by itself."""
-    parent = subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE, text=True)
+@pytest.mark.parametrize("state", ["training", "idle"])
+def test_a_killed_parent_leaves_no_orphan(state):
+    """SIGKILL to the agent: the training process ends at once, although its job would run for half a minute."""
+    parent = subprocess.Popen([sys.executable, "-c", PARENT, state], stdout=subprocess.PIPE, text=True)
     try:
         pid = int(parent.stdout.readline())
         assert not gone(pid, within_s=0.1)
@@ -239,4 +253,4 @@ def test_a_killed_parent_leaves_no_orphan():
         parent.kill()
         parent.wait()
         parent.stdout.close()
-    assert gone(pid)
+    assert gone(pid, within_s=5.0)

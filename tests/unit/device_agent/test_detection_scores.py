@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from contract.features import N_FEATURES, NAMES
 from contract.model import DEFAULT_SPEC, ModelId
 from contract.taxonomy import BENIGN_INDEX, CLASS_INDEX, N_CLASSES
-from device_agent.detection.calibration import MIN_ROWS, UNCALIBRATED, Calibration, calibrate
+from device_agent.detection.calibration import CEILING, MIN_ROWS, UNCALIBRATED, Calibration, calibrate
 from device_agent.detection.detector import ANOMALY, Detector, decide
 from device_agent.detection.profile import BenignProfile
 from device_agent.detection.scores import fuse
@@ -98,13 +98,17 @@ def test_classes_of_alerts():
     rate=st.floats(1, 10_000),
 )
 def test_the_calibrated_rows_themselves_stay_within_the_budget(seed, n, budget, rate):
-    """No more of the calibration rows fire than the budget's share of them, ties and heavy tails included."""
+    """No more rows fire than the budget's share or the rows above the ceiling, ties and heavy tails included."""
     rng = np.random.default_rng(seed)
     p_benign = np.round(1 - rng.beta(0.1, 3, n), 2)
     err = np.round(rng.lognormal(0, 2, n), 1)
     seen = inference(p_benign, err)
     found = calibrate(seen, flows_per_hour=rate, budget_per_hour=budget)
-    assert decide(seen, found).alerted.sum() <= budget / rate * n + 1e-9
+    alarms = decide(seen, found).alerted.sum()
+    above_ceiling = (fuse(seen, None).score >= CEILING).sum()
+    assert alarms <= max(budget / rate * n + 1e-9, above_ceiling)
+    assert found.threshold <= CEILING
+    assert found.expected_per_hour == pytest.approx(alarms / n * rate)
 
 
 def test_the_budget_is_used_where_there_is_room():
@@ -122,6 +126,23 @@ def test_a_heavy_tail_of_the_reconstruction_does_not_blunt_the_classifier():
     seen = inference(1 - rng.uniform(0, 0.05, 2000), err)
     found = calibrate(seen, flows_per_hour=2000, budget_per_hour=0.5)
     assert found.threshold < 0.6
+
+
+def test_one_wrong_label_does_not_blind_the_detector():
+    """A benign row that is an attack for sure, and looks like none of the others, changes nothing but the forecast."""
+    rng = np.random.default_rng(6)
+    p_benign, err = 1 - rng.uniform(0, 0.3, 80), rng.uniform(0.001, 0.01, 80)
+    clean = calibrate(inference(p_benign, err), flows_per_hour=3600, budget_per_hour=2)
+    p_benign[11], err[11] = 1e-6, 1.5
+    spoiled = calibrate(inference(p_benign, err), flows_per_hour=3600, budget_per_hour=2)
+    assert spoiled.threshold == pytest.approx(clean.threshold, abs=0.02)
+    assert spoiled.err_reference == pytest.approx(clean.err_reference, rel=0.05)
+    assert (clean.expected_per_hour, spoiled.expected_per_hour) == (0.0, 45.0)
+
+
+def test_a_model_that_calls_everything_an_attack_keeps_the_ceiling():
+    found = calibrate(inference(np.full(60, 1e-4), np.ones(60)), flows_per_hour=600, budget_per_hour=1)
+    assert (found.threshold, found.err_reference, found.expected_per_hour) == (CEILING, None, 600.0)
 
 
 def test_a_stricter_budget_never_lowers_the_threshold():
