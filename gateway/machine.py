@@ -232,9 +232,7 @@ class GatewayMachine:
             case ModelUpdate():
                 return self._update(device_id, message, now)
             case ActiveModel() | EvaluationReport():
-                known = device_id in self._m.registry.devices
-                what = type(message).__name__.lower()
-                return [StoreReported(message)] if known else [Refused(device_id, what, "no-birth")]
+                return [*self._m.registry.ensure(device_id), StoreReported(message)]
             case _:
                 return [Refused(device_id, type(message).__name__.lower(), "unexpected")]
 
@@ -321,13 +319,10 @@ class GatewayMachine:
         return [*self._publish_heads(), *effects, *self._assign_all(), *self._clear_superseded()]
 
     def _search_finished(self, event: SearchFinished) -> list[Effect]:
-        effects: list[Effect] = []
-        for effect in self._m.book.grouping_found(event.grouping, event.number):
-            effects.append(effect)
-            if isinstance(effect, ReplaceFamilies):
-                for family_id in effect.gone:
-                    if self._m.heads.pop(family_id, None) is not None:
-                        effects.append(DropHead(family_id))
+        found = self._m.book.grouping_found(event.grouping, event.number)
+        gone = [family_id for effect in found if isinstance(effect, ReplaceFamilies) for family_id in effect.gone]
+        ended = [DropHead(family_id) for family_id in gone if self._m.heads.pop(family_id, None) is not None]
+        effects: list[Effect] = [*found, *ended]
         return [*effects, *self._assign_all(), *self._clear_superseded()]
 
     def _session_up(self) -> list[Effect]:

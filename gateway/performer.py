@@ -68,7 +68,7 @@ class Performer:
         self._changed: dict[str, Device] = {}
         self.counts: Counter[str] = Counter()
 
-    def perform(self, effect: Effect) -> RoundStored | SearchFinished | None:
+    def perform(self, effect: Effect) -> RoundStored | SearchFinished | None:  # noqa: C901 - one flat table
         """Perform one effect; effects that compute return their outcome as an event.
 
         Raises
@@ -121,7 +121,7 @@ class Performer:
         self.counts[f"{what}.{reason}"] += 1
         log.warn("refused", device=device_id, what=what, reason=reason)
 
-    def _perform_delivery(self, effect: Effect) -> None:
+    def _perform_delivery(self, effect: Effect) -> None:  # noqa: C901, PLR0912 - one flat table
         """Perform the effects around families, releases and assignments."""
         match effect:
             case StoreGrouping(grouping, number):
@@ -218,7 +218,7 @@ class Performer:
     def _store_reported(self, message: ActiveModel | EvaluationReport) -> None:
         if isinstance(message, EvaluationReport):
             self._store.reports.save(message, now_s=time.time())
-            key = f"report-{message.run_id}-{message.device_id}"
+            key = f"report-{message.run_id}"
             self._receipt(message.device_id, key, accepted=True, reason="stored")
             return
         self.flush()

@@ -150,6 +150,10 @@ class Registry:
             case Signature():
                 return self._signature(event)
 
+    def ensure(self, device_id: str) -> list[RegistryEffect]:
+        """Make a device known that was heard of before its birth."""
+        return [] if device_id in self._devices else [self._keep(Device(device_id))]
+
     def tick(self, now: float) -> list[RegistryEffect]:
         """Mark devices as gone that were silent for too long."""
         effects: list[RegistryEffect] = []
@@ -203,8 +207,12 @@ class Registry:
         device_id = signature.device_id
         if signature.schema_id != SCHEMA_ID:
             return [Refused(device_id, "signature", "schema-mismatch")]
-        if signature.sequence <= self._sequences.get(device_id, -1):
+        last = self._sequences.get(device_id, -1)
+        if signature.sequence < last:
             return [Refused(device_id, "signature", "old-sequence")]
+        if signature.sequence == last:
+            # Retained: it comes again with every connection.
+            return []
         if {len(signature.mean), len(signature.log_std)} != {_FLOAT16_BYTES * N_FEATURES}:
             return [Refused(device_id, "signature", "length")]
         vector = signature_vector(signature)

@@ -29,6 +29,7 @@ _TICK_S = 0.1
 _FLUSH_S = 1.0
 _QUEUE_LENGTH = 10_000
 _GOODBYE_S = 1.0
+_LOGGED_TOPIC = 80
 
 
 class Service:
@@ -139,7 +140,7 @@ class Service:
             parsed = parse(topic)
             message = decode(parsed.topic.message, payload)
         except ContractError as error:
-            self._performer.count(topic.split("/")[3] if topic.count("/") > 2 else "?", "message", error.reason)  # noqa: PLR2004
+            self._performer.count(topic[:_LOGGED_TOPIC], "message", error.reason)
             return
         if parsed.device_id is not None:
             self._handle(PeerSaid(parsed.device_id, message))

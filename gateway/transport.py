@@ -8,6 +8,7 @@ publishes all retained state anew, and devices repeat what they have no receipt 
 import contextlib
 from dataclasses import dataclass
 from queue import Full, Queue
+from threading import Thread
 from typing import Any, Literal
 
 import paho.mqtt.client as mqtt
@@ -24,6 +25,7 @@ SUBSCRIPTIONS = (BIRTH, STATUS, SIGNATURE, TELEMETRY, UPDATE, ACTIVE, REPORT)
 _PACKET_OVERHEAD_BYTES = 64
 _LONGEST_RETRY_S = 15
 _INFLIGHT = 100
+_LONGEST_END_S = 1.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +143,10 @@ class Transport:
     def _end_client(self) -> None:
         self._connection += 1
         self._client.disconnect()
-        self._client.loop_stop()
+        # paho's thread may sit in a connection attempt that nobody can interrupt; it is a daemon thread.
+        ending = Thread(target=self._client.loop_stop, daemon=True)
+        ending.start()
+        ending.join(_LONGEST_END_S)
 
     def _make_client(self) -> mqtt.Client:
         v5 = self._protocol == mqtt.MQTTv5

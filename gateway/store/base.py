@@ -124,6 +124,8 @@ class Database:
                 "use the matching release or another store.dir"
             )
         if read_only:
+            if version == 0:
+                raise StoreError(f"{self._path}: no gateway has stored anything there yet")
             return
         connection.execute("PRAGMA journal_mode = WAL")
         # A receipt says "stored": it must hold after a power cut as well.

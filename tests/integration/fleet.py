@@ -16,8 +16,18 @@ from paho.mqtt.enums import CallbackAPIVersion
 from contract.canonical import sha256_hex
 from contract.codec import decode, encode
 from contract.features import N_FEATURES, SCHEMA_ID
-from contract.messages import Assignment, Birth, Message, ModelUpdate, Receipt, Release, RoundTask
-from contract.messages import Signature, Status, Telemetry
+from contract.messages import (
+    Assignment,
+    Birth,
+    Message,
+    ModelUpdate,
+    Receipt,
+    Release,
+    RoundTask,
+    Signature,
+    Status,
+    Telemetry,
+)
 from contract.model import DEFAULT_SPEC, weights_to_bytes
 from contract.topics import ASSIGNMENT, BIRTH, RECEIPT, ROOT, SIGNATURE, STATUS, TASK, TELEMETRY, UPDATE, Topic, parse
 

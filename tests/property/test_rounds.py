@@ -1,0 +1,157 @@
+"""The round machine against an independent history of who was invited and who sent what.
+
+The history knows nothing of the machine's state: it is the list of tasks that were handed out and of updates that were
+handed in, with what was wrong about each. A round may contain exactly the invited devices that handed in a sound
+update for this round and target before it closed.
+"""
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from gateway.rounds import (
+    AcceptUpdate,
+    CandidatesSeen,
+    CloseRound,
+    OpenRound,
+    RefuseUpdate,
+    RepeatReceipt,
+    RoundMachine,
+    RoundRules,
+    RoundSettled,
+    TimePassed,
+    UpdateArrived,
+    target_key,
+)
+from tests.unit.gateway.builders import task, update
+
+DEVICES = [f"d{i}" for i in range(6)]
+FAMILY = "family-1"
+DEFECTS = {
+    "spec": {"spec_id": "0" * 64},
+    "base": {"base": "0" * 64},
+    "id": {"update_id": "round-000001-stranger-fallback"},
+}
+RULES = RoundRules(max_rounds=0, interval_s=3.0, deadline_s=10.0, min_devices=2, quorum=0.5, expert_min_updates=3)
+
+
+class Rounds(RuleBasedStateMachine):
+    """Devices come and go, send good and bad updates, early, late, twice; the process may die and come back."""
+
+    @initialize()
+    def begin(self):
+        self.machine = RoundMachine(RULES)
+        self.now = 0.0
+        self.number = 0
+        self.invited: dict[str, set[str]] = {}
+        self.sent: set[tuple[int, str, str]] = set()
+        self.opened_at = 0.0
+        self.running = False
+        self.closing = False
+        self.accepted: list[str] = []
+        self.tasks = ()
+
+    @precondition(lambda self: not self.running)
+    @rule(members=st.sets(st.sampled_from(DEVICES), min_size=1), in_family=st.sets(st.sampled_from(DEVICES)))
+    def candidates(self, members, in_family):
+        tasks = tuple(task(d, self.number + 1, families=(FAMILY,) if d in in_family else ()) for d in sorted(members))
+        allowed = self.machine.wants_candidates(self.now) and len(members) >= RULES.min_devices
+        effects = self.machine.handle(CandidatesSeen(tasks), self.now)
+        assert effects == ([OpenRound(self.number + 1, tasks)] if allowed else [])
+        if allowed:
+            self.number += 1
+            self.invited = {"fallback": set(members), FAMILY: members & in_family}
+            self.opened_at, self.running, self.tasks = self.now, True, tasks
+
+    @precondition(lambda self: self.number > 0)
+    @rule(
+        device=st.sampled_from(DEVICES),
+        expert=st.booleans(),
+        age=st.sampled_from([0, 0, 0, 0, 1, -1]),
+        defect=st.sampled_from([None, None, None, None, "spec", "base", "id"]),
+        bad_content=st.sampled_from([False, False, False, True]),
+    )
+    def hand_in(self, device, expert, age, defect, bad_content):
+        number = max(0, self.number - age)
+        family_id = FAMILY if expert else None
+        message = update(device, number, family_id=family_id, **DEFECTS.get(defect, {}))
+        target = target_key(message.role, family_id)
+        key = (number, device, target)
+        sound = (
+            self.running
+            and not self.closing
+            and number == self.number
+            and defect is None
+            and not bad_content
+            and device in self.invited[target]
+        )
+        content = "norm-bound" if bad_content else None
+        effects = self.machine.handle(UpdateArrived(device, message, content), self.now)
+        if key in self.sent and defect != "id" and number >= self.number - (1 if not self.running else 0):
+            assert effects == [RepeatReceipt(device, message.update_id)]
+        elif sound:
+            self.sent.add(key)
+            self.accepted.append(message.update_id)
+            assert effects[0] == AcceptUpdate(self.number, message)
+            self.check_close(effects[1:], complete=self.all_in())
+        else:
+            assert [type(effect) for effect in effects] in ([RefuseUpdate], [RepeatReceipt])
+            if isinstance(effects[0], RepeatReceipt):
+                assert message.update_id in self.accepted
+            elif not self.running or self.closing or number != self.number:
+                assert effects[0].reason == "stale-round"
+            elif device not in self.invited["fallback"]:
+                assert effects[0].reason == "uninvited"
+
+    @rule(seconds=st.sampled_from([0.5, 2.0, 6.0]))
+    def wait(self, seconds):
+        self.now += seconds
+        effects = self.machine.handle(TimePassed(), self.now)
+        due = self.running and not self.closing and self.now >= self.opened_at + RULES.deadline_s
+        if due:
+            self.check_close(effects, complete=True)
+        else:
+            assert effects == []
+
+    @precondition(lambda self: self.closing)
+    @rule()
+    def settle(self):
+        assert self.machine.handle(RoundSettled(self.number), self.now) == []
+        self.running = self.closing = False
+
+    @precondition(lambda self: self.running and not self.closing)
+    @rule()
+    def crash(self):
+        """A new process reads tasks and accepted updates from the store and goes on."""
+        self.machine = RoundMachine(RULES, last_number=self.number)
+        ids = {i for i in self.accepted if i.startswith(f"round-{self.number:06d}")}
+        assert self.machine.resume(self.tasks, ids, self.now) == []
+        self.opened_at = self.now
+
+    @invariant()
+    def an_update_counts_once(self):
+        assert len(self.accepted) == len(set(self.accepted))
+
+    def all_in(self):
+        wanted = {(self.number, d, target) for target, devices in self.invited.items() for d in devices}
+        return wanted <= self.sent
+
+    def check_close(self, effects, *, complete):
+        """Compare a round's aggregates with the history."""
+        closes = [effect for effect in effects if isinstance(effect, CloseRound)]
+        assert bool(closes) == complete
+        if not closes:
+            return
+        self.closing = True
+        got = {target_key(a.target.role, a.target.family_id): set(a.devices) for a in closes[0].aggregations}
+        expected = {}
+        for target, devices in self.invited.items():
+            who = {d for n, d, t in self.sent if n == self.number and t == target} & devices
+            needed = max(1, -(-len(devices) // 2)) if target == "fallback" else RULES.expert_min_updates
+            if devices and len(who) >= needed:
+                expected[target] = who
+        assert got == expected
+
+
+Rounds.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestRounds = Rounds.TestCase
