@@ -19,7 +19,9 @@ APT_SOURCES = (Path("/etc/apt/sources.list.d"), Path("/etc/apt/sources.list"))
 
 def mirror_hosts() -> set[str]:
     """Return the host names of all mirrors in apt's configuration."""
-    files = [path for place in APT_SOURCES for path in (place.glob("*") if place.is_dir() else [place]) if path.is_file()]
+    files = [
+        path for place in APT_SOURCES for path in (place.glob("*") if place.is_dir() else [place]) if path.is_file()
+    ]
     words = " ".join(path.read_text() for path in files).split()
     return {urlsplit(word).netloc for word in words if word.startswith("http://")}
 

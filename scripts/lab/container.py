@@ -7,6 +7,7 @@ import subprocess
 import time
 from pathlib import Path
 from types import TracebackType
+from typing import Self
 
 from network import run
 
@@ -50,13 +51,24 @@ class Container:
         self.public_key = public_key
         self._process: subprocess.Popen[bytes] | None = None
 
-    def __enter__(self) -> "Container":
+    def __enter__(self) -> Self:
         try:
             self._mount()
             self._prepare()
             with (self.directory / "console.log").open("wb") as console:
                 self._process = subprocess.Popen(
-                    ["unshare", "-m", "--propagation", "slave", "bash", "-c", _BOOT, self.root, self.name, self.namespace],
+                    [
+                        "unshare",
+                        "-m",
+                        "--propagation",
+                        "slave",
+                        "bash",
+                        "-c",
+                        _BOOT,
+                        self.root,
+                        self.name,
+                        self.namespace,
+                    ],
                     stdin=subprocess.DEVNULL,
                     stdout=console,
                     stderr=subprocess.STDOUT,
@@ -122,7 +134,9 @@ class Container:
             time.sleep(0.2)
         raise TimeoutError(f"{self.name} did not boot within {timeout_s:.0f} s; see {self.directory}/console.log")
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def close(self) -> None:

@@ -9,6 +9,7 @@ import subprocess
 import time
 from pathlib import Path
 from types import TracebackType
+from typing import Self
 
 NETNS_DIR = Path("/run/netns")
 
@@ -48,7 +49,7 @@ class Network:
     def namespaces(self) -> list[str]:
         return [self.switch, self.replayer, *(self.namespace(m) for m in self.machines)]
 
-    def __enter__(self) -> "Network":
+    def __enter__(self) -> Self:
         try:
             for namespace in self.namespaces:
                 run("ip", "netns", "add", namespace)
@@ -59,8 +60,23 @@ class Network:
             for number, (machine, address) in enumerate(self.machines.items()):
                 self._plug(self.namespace(machine), f"port{number}", address)
             target = self.namespace(self.mirrored)
-            run("ip", "-n", self.replayer, "link", "add", "replay0", "type", "veth", "peer", "name", "span0", "netns", target)
-            run("ip", "-n", self.replayer, "link", "set", "replay0", "up")
+            run(
+                "ip",
+                "-n",
+                self.replayer,
+                "link",
+                "add",
+                "replay0",
+                "type",
+                "veth",
+                "peer",
+                "name",
+                "span0",
+                "netns",
+                target,
+            )
+            # The mark by which the replay knows an interface of a testbed.
+            run("ip", "-n", self.replayer, "link", "set", "replay0", "alias", "kinwatch-lab", "up")
             run("ip", "-n", target, "link", "set", "span0", "up")
         except BaseException:
             self.close()
@@ -73,7 +89,9 @@ class Network:
         run("ip", "-n", namespace, "addr", "add", f"{address}/24", "dev", "eth0")
         run("ip", "-n", namespace, "link", "set", "eth0", "up")
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def close(self) -> None:
