@@ -112,7 +112,7 @@ def decide(interface: Interface, destinations: Sequence[str], permit: Permit) ->
         return _refuse(
             "public-destination",
             f"the capture holds packets to {len(public)} public addresses ({examples}); map them with --map-public"
-            " or, in an isolated lab, allow them with --allow-public-addresses",
+            " or, in an isolated lab, allow them with --allow-public",
         )
     warning = f"packets to {len(public)} public addresses will be sent from {name}" if public else ""
     if name == LOOPBACK:

@@ -14,6 +14,7 @@ CONTROLLER: Final = outside_host("203.0.113.66", ttl=51)
 DROP: Final = outside_host("203.0.113.80", ttl=50)
 DROP_RESOLVER: Final = outside_host("203.0.113.53", ttl=50)
 _TELNET_PORTS: Final = (23, 2323)
+_NEIGHBOURS: Final = 60
 # This share of the calls looks like what the device's own family does all day: nobody can tell them by their flows,
 # so that a perfect score would be a sign of a leak.
 _DISGUISED_SHARE: Final = 0.12
@@ -98,9 +99,11 @@ def trickle_exfiltration(scene: Scene) -> FlowRule:
 
 
 def telnet_sweep(scene: Scene) -> FlowRule:
-    """Try telnet on random neighbours as Mirai does: most are silent, some refuse, a few answer."""
+    """Try telnet on neighbours in random order as Mirai does: most are silent, some refuse, a few answer."""
+    third = scene.integer(1, 250)
+    neighbours = [lan_host(f"10.20.{third}.{fourth}") for fourth in scene.rng.permutation(250)[:_NEIGHBOURS].tolist()]
     for at_us in scene.times_us(0.18, 0.4):
-        target = lan_host(f"10.20.{scene.integer(1, 250)}.{scene.integer(1, 250)}")
+        target = neighbours[scene.integer(0, _NEIGHBOURS - 1)]
         talk = TcpConversation(scene, scene.device, target, _TELNET_PORTS[scene.integer(0, 9) == 0], at_us)
         luck = scene.uniform(0.0, 1.0)
         if luck < 0.7:
@@ -110,4 +113,5 @@ def telnet_sweep(scene: Scene) -> FlowRule:
         else:
             talk.open().server_sends(b"\xff\xfd\x18login: ")
             talk.reset()
-    return FlowRule("scan", hosts=(scene.device.address,), proto=PROTO_TCP, ports=_TELNET_PORTS)
+    peers = tuple(neighbour.address for neighbour in neighbours)
+    return FlowRule("scan", hosts=(scene.device.address,), peers=peers, proto=PROTO_TCP, ports=_TELNET_PORTS)

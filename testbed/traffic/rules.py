@@ -13,6 +13,8 @@ class FlowRule:
         Class name of the taxonomy.
     hosts
         One endpoint is among these addresses.
+    peers
+        The other endpoint is among these; empty means any.
     proto
         IP protocol number, or None for any.
     ports
@@ -21,5 +23,6 @@ class FlowRule:
 
     label: str
     hosts: tuple[str, ...]
+    peers: tuple[str, ...] = ()
     proto: int | None = None
     ports: tuple[int, ...] = ()

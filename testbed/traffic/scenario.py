@@ -87,13 +87,14 @@ def schedule(
     learn, exam
         Names of attacks for each part.
     learn_s, exam_s
-        Length of the parts, seconds; in a learn part shorter than 1200 s episodes shrink in proportion.
+        Length of the parts, seconds; in a learn part shorter than 1200 s episodes shrink with the square root, so
+        that classes of few flows stay learnable.
 
     Notes
     -----
     Several episodes per attack, so that a split by time blocks finds each class on both sides.
     """
-    shrink = min(1.0, learn_s / _REFERENCE_S)
+    shrink = min(1.0, (learn_s / _REFERENCE_S) ** 0.5)
     return _spread(learn, _LEARN_EPISODES, 0.0, learn_s, shrink) + _spread(
         exam, _EXAM_EPISODES, learn_s, exam_s, shrink
     )

@@ -33,7 +33,6 @@ PHONE: Final = lan_host("10.20.0.5")
 MONITOR: Final = lan_host("10.20.0.6")
 OPERATOR: Final = lan_host("10.20.0.7", ttl=128)
 HISTORIAN: Final = lan_host("10.20.0.8", ttl=128)
-INTRUDER: Final = lan_host("10.20.0.66")
 
 
 def outside_host(address: str, ttl: int = 52) -> Host:

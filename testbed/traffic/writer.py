@@ -88,6 +88,7 @@ def _strike(scenario: DeviceScenario, tape: Tape, number: int, episode: Episode)
         end_s=round(max(times_us) / US_PER_S + _MARK_MARGIN_S, 6),
         label=rule.label,
         hosts=rule.hosts,
+        peers=rule.peers,
         proto=rule.proto,
         ports=rule.ports,
     )

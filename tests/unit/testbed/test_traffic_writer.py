@@ -1,5 +1,6 @@
 """Captures made from scenarios: correct packets, correct conversations, correct labels, always the same."""
 
+import struct
 from collections import defaultdict
 from ipaddress import ip_address
 from pathlib import Path
@@ -72,12 +73,25 @@ def test_every_form_of_an_attack_is_labelled_and_sound(name: str, family: str) -
 
 def mark_fits(mark: LabelMark, frame: bytes) -> bool:
     """Whether the mark's address rule claims a frame."""
-    packet = Ether(frame)
-    if IP not in packet or (mark.proto is not None and packet[IP].proto != mark.proto):
+    proto, ends = flow_of(frame)
+    return bool(ends) and (mark.proto is None or proto == mark.proto) and ends_fit(mark, ends)
+
+
+def ends_fit(mark: LabelMark, ends: frozenset[tuple[str, int]]) -> bool:
+    """Whether the mark's rule, protocol aside, claims a flow between these two ends."""
+    if mark.ports and not {port for _, port in ends} & set(mark.ports):
         return False
-    if mark.ports and not {packet[IP].sport, packet[IP].dport} & set(mark.ports):
-        return False
-    return bool({packet[IP].src, packet[IP].dst} & set(mark.hosts))
+    one, other = (address for address, _ in ends)
+    return any(a in mark.hosts and (not mark.peers or b in mark.peers) for a, b in ((one, other), (other, one)))
+
+
+def flow_of(frame: bytes) -> tuple[int, frozenset[tuple[str, int]]]:
+    """Return protocol and ends of a frame; no ends for ARP, port 0 for ICMP."""
+    if frame[12:14] != b"\x08\0":
+        return 0, frozenset()
+    proto, (sport, dport) = frame[23], struct.unpack_from("!HH", frame, 34) if frame[23] in {6, 17} else (0, 0)
+    addresses = (".".join(map(str, frame[26:30])), ".".join(map(str, frame[30:34])))
+    return proto, frozenset(zip(addresses, (sport, dport), strict=True))
 
 
 @pytest.mark.parametrize("profile", ["camera", "smart_plug", "plc"])
@@ -128,20 +142,10 @@ def test_no_packet_goes_to_a_public_address() -> None:
 def test_benign_conversations_of_the_learn_part_end_before_the_exam(profile: str) -> None:
     for seed in range(2):
         frames, _, _ = play(scenario(profile, seed=seed))
-        learn_ports = {flow_key(f) for at_us, f in frames if at_us < 118_000_000}
-        exam_ports = {flow_key(f) for at_us, f in frames if at_us >= 120_000_000}
-        shared = {
-            key for key in learn_ports & exam_ports if key and not any(ip_address(a).is_multicast for a, _ in key)
-        }
-        assert shared == set()
-
-
-def flow_key(frame: bytes) -> frozenset[tuple[str, int]] | None:
-    packet = Ether(frame)
-    if TCP not in packet and UDP not in packet:
-        return None
-    ip = packet[IP]
-    return frozenset(((ip.src, ip.sport), (ip.dst, ip.dport)))
+        learn = {flow_of(f) for at_us, f in frames if at_us < 118_000_000}
+        exam = {flow_of(f) for at_us, f in frames if at_us >= 120_000_000}
+        shared = {ends for proto, ends in learn & exam if proto in {6, 17}}
+        assert not [ends for ends in shared if not any(ip_address(address).is_multicast for address, _ in ends)]
 
 
 def test_equal_seeds_give_equal_files_and_others_do_not(tmp_path: Path) -> None:
@@ -189,3 +193,15 @@ def test_attacks_overlap_benign_traffic() -> None:
     frames, (mark,), count = play(scenario("camera", Episode("c2_beacon", 30.0, 60.0)))
     inside = [at_us for at_us, _ in frames if mark.start_s <= at_us / 1e6 <= mark.end_s]
     assert len(inside) > 2 * count
+
+
+@pytest.mark.parametrize("family", PROFILE_OF)
+def test_marks_of_attacks_that_overlap_in_time_claim_no_flow_of_another(family: str) -> None:
+    played = {}
+    for name in (name for name, attack in ATTACKS.items() if family in attack.forms):
+        frames, (mark,), _ = play(scenario(PROFILE_OF[family], Episode(name, 30.0, 40.0)))
+        played[name] = mark, {flow_of(frame)[1] for _, frame in frames if mark_fits(mark, frame)}
+    for name, (mark, claimed) in played.items():
+        for other, (other_mark, _) in played.items():
+            wrong = [ends for ends in claimed if other_mark.label != mark.label and ends_fit(other_mark, ends)]
+            assert not wrong, (name, other)
