@@ -194,11 +194,16 @@ def _require(interface: str) -> None:
         raise CaptureInputError(f"{interface!r}: no such interface; there are {', '.join(names) or 'none'}")
 
 
-def _open_socket(interface: str, settings: CaptureSettings) -> Any:
-    """Open Scapy's listening socket."""
-    import scapy.arch  # noqa: F401, PLC0415 - registers the sockets of this platform in conf
+def load_platform() -> None:
+    """Let Scapy register this platform's sockets in its configuration and look at the interfaces anew."""
+    import scapy.arch  # noqa: F401, PLC0415 - needed for its effects, and slow
 
     conf.ifaces.reload()
+
+
+def _open_socket(interface: str, settings: CaptureSettings) -> Any:
+    """Open Scapy's listening socket."""
+    load_platform()
     try:
         return conf.L2listen(iface=interface, filter=settings.bpf or None, promisc=settings.promiscuous)
     except PermissionError:
