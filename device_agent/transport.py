@@ -1,11 +1,13 @@
 """MQTT on the agent: the only module here that knows paho.
 
 Callbacks run in paho's thread and only enqueue; the agent's loop takes what came from :meth:`Transport.take`. MQTT 5 is
-tried first; a broker that refuses it, or closes twice without an answer, is spoken to in 3.1.1 from then on.
+tried first; a broker that refuses it, closes twice without an answer or stays silent is spoken to in 3.1.1 from then
+on.
 """
 
 import random
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from queue import Empty, Full, Queue
@@ -22,6 +24,7 @@ MAX_PACKET_BYTES = 1_048_576
 """Largest payload that is published; a QoS 1 message over a broker's limit would be sent for ever."""
 _SESSION_S = 86_400
 _SILENT_CLOSES = 2
+_ANSWER_S = 3.0
 _BACKOFF_S = (0.5, 1.5)
 _BACKOFF_MAX_S = 30
 _INBOX = 4_096
@@ -117,6 +120,7 @@ class Transport:
         self._inbox: Queue[TransportEvent] = Queue(_INBOX)
         self._silent_closes = 0
         self._answered = False
+        self._opened_s: float | None = None
         self._rebuild = threading.Event()
         self._client = self._build(MQTTProtocolVersion.MQTTv5)
 
@@ -132,11 +136,10 @@ class Transport:
 
     def take(self) -> list[TransportEvent]:
         """Return what came since the last call; steps down to MQTT 3.1.1 if the broker wants that."""
-        if self._rebuild.is_set():
-            self._rebuild.clear()
-            self._client.loop_stop()
-            self._client = self._build(MQTTProtocolVersion.MQTTv311)
-            self.start()
+        opened_s = self._opened_s
+        silent = opened_s is not None and time.monotonic() - opened_s > _ANSWER_S
+        if self._rebuild.is_set() or (silent and self._client.protocol == MQTTProtocolVersion.MQTTv5):
+            self._speak_3_1_1()
         events: list[TransportEvent] = []
         while True:
             try:
@@ -197,12 +200,23 @@ class Transport:
         first = random.uniform(*_BACKOFF_S)  # noqa: S311
         client.reconnect_delay_set(first, _BACKOFF_MAX_S)  # type: ignore[arg-type]  # any number of seconds works
         client.max_queued_messages_set(256)
+        client.on_socket_open = self._on_socket_open
         client.on_connect = self._on_connect
         client.on_disconnect = self._on_disconnect
         client.on_connect_fail = self._on_connect_fail
         client.on_message = self._on_message
         client.on_publish = self._on_publish
         return client
+
+    def _speak_3_1_1(self) -> None:
+        """Replace the client by one of the older protocol."""
+        self._client.on_disconnect = None
+        self._client.disconnect()
+        self._client.loop_stop()
+        self._rebuild.clear()
+        self._opened_s = None
+        self._client = self._build(MQTTProtocolVersion.MQTTv311)
+        self.start()
 
     def _put(self, event: TransportEvent) -> None:
         try:
@@ -214,8 +228,12 @@ class Transport:
     def _count(self, reason: str) -> None:
         self.counters[reason] = self.counters.get(reason, 0) + 1
 
+    def _on_socket_open(self, _client: Client, _data: object, _socket: object) -> None:
+        self._opened_s = time.monotonic()
+
     def _on_connect(self, client: Client, _data: object, _flags: ConnectFlags, code: ReasonCode, _p: object) -> None:
         self._answered = True
+        self._opened_s = None
         if code.is_failure:
             if client.protocol == MQTTProtocolVersion.MQTTv5 and "protocol" in str(code).lower():
                 self._step_down()
@@ -235,6 +253,7 @@ class Transport:
         self, client: Client, _data: object, _flags: DisconnectFlags, code: ReasonCode, _p: object
     ) -> None:
         self.connected = False
+        self._opened_s = None
         if not self._answered and client.protocol == MQTTProtocolVersion.MQTTv5:
             self._silent_closes += 1
             if self._silent_closes >= _SILENT_CLOSES:

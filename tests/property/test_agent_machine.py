@@ -78,7 +78,7 @@ class AgentHistory(RuleBasedStateMachine):
             self.perform(effect, event)
         return effects
 
-    def perform(self, effect, cause):
+    def perform(self, effect, cause):  # noqa: PLR0912  # one branch per kind of effect
         match effect:
             case e.SubscribeModel(digest):
                 assert digest not in self.held, "a model that is held is fetched again"
@@ -124,7 +124,7 @@ class AgentHistory(RuleBasedStateMachine):
                 assert isinstance(cause, e.ReceiptReceived)
                 assert cause.receipt.key == update_id
                 self.outbox.remove(update_id)
-            case e.AdoptLocal(job, request):
+            case e.AdoptLocal(job):
                 assert job.task is None
                 self.choice = effect
             case e.ChooseModel():
@@ -177,11 +177,11 @@ class AgentHistory(RuleBasedStateMachine):
         number=st.integers(1, 4),
         device=st.sampled_from([ME, ME, ME, ME, "cam-2"]),
         spec=st.sampled_from([SPEC, SPEC, SPEC, "0" * 64]),
-        fallback=st.sampled_from([FACTORY.digest, *FALLBACKS]),
-        expert=st.sampled_from([None, *EXPERTS]),
+        fallback=st.sampled_from([FACTORY.digest] * 4 + FALLBACKS),
+        expert=st.sampled_from([None] * 4 + EXPERTS),
         deadline=st.sampled_from([5.0, 50.0]),
     )
-    def task(self, number, device, spec, fallback, expert, deadline):
+    def task(self, *, number, device, spec, fallback, expert, deadline):
         targets = (TrainTarget(role="fallback", base=fallback),)
         if expert is not None:
             targets += (TrainTarget(role="expert", family_id="family-1", base=expert),)
