@@ -68,7 +68,7 @@ def _add_demo(parser: argparse.ArgumentParser) -> None:
 
 def _demo(arguments: argparse.Namespace) -> int:
     from testbed import demo_chaos
-    from testbed.console import make_console, make_progress, print_results
+    from testbed.console import make_console, make_progress, print_lines, print_results
     from testbed.demo import run_demo
     from testbed.demo_results import RunResults
     from testbed.demo_setup import DemoSettings
@@ -95,7 +95,7 @@ def _demo(arguments: argparse.Namespace) -> int:
     def finish(results: RunResults) -> None:
         report = write_report(results, settings.out / "report.html")
         print_results(console, results)
-        console.print(f"\nresults   {settings.out / 'results.json'}\nreport    {report}", markup=False)
+        print_lines(console, [("results", str(settings.out / "results.json")), ("report", str(report))])
 
     signal.signal(signal.SIGTERM, _terminate)
     with make_progress(console) as progress:
@@ -207,7 +207,7 @@ def _add_report(parser: argparse.ArgumentParser) -> None:
 
 
 def _report(arguments: argparse.Namespace) -> int:
-    from testbed.console import make_console, print_results
+    from testbed.console import make_console, print_lines, print_results
     from testbed.demo_results import read_results
     from testbed.report import write_report
 
@@ -215,7 +215,7 @@ def _report(arguments: argparse.Namespace) -> int:
     console = make_console()
     print_results(console, results)
     page = write_report(results, arguments.out or arguments.results.with_name("report.html"))
-    console.print(f"\nreport    {page}", markup=False)
+    print_lines(console, [("report", str(page))])
     return ExitCode.OK
 
 

@@ -1,5 +1,6 @@
 """What a person sees of a run in the terminal: progress while it goes, tables at the end. Fits 80 columns."""
 
+import textwrap
 import time
 from collections.abc import Sequence
 from types import TracebackType
@@ -19,6 +20,8 @@ WIDTH = 80
 _PLAIN_EVERY_S = 5.0
 _LIVE_EVERY_S = 0.25
 _MB = 1_000_000
+_HEADING_WIDTH = 10
+_UNBROKEN = frozenset({"device", "family", "model"})
 
 
 def make_console() -> Console:
@@ -98,14 +101,15 @@ def make_progress(console: Console) -> PlainProgress:
 def summary_line(state: RunState) -> str:
     """Return one line on the whole fleet."""
     views = [state.fleet.device(device_id) for device_id in state.device_ids]
-    told = [view.telemetry for view in views if view.telemetry is not None]
-    rows = sum(t.train_rows + t.validation_rows for t in told)
-    return (
-        f"{sum(v.online for v in views)}/{len(views)} up, {sum(v.total('packets') for v in views):,} packets, "
-        f"{sum(v.total('flows') for v in views):,} flows, {rows:,} rows, "
-        f"round {state.fleet.rounds_completed}/{state.settings.rounds}, families {len(state.fleet.families)}, "
-        f"alerts {sum(v.total('alerts') for v in views):,}"
+    counts = (
+        f"{sum(v.online for v in views)}/{len(views)} up",
+        f"{sum(v.total('packets') for v in views):,} pkts",
+        f"{sum(v.total('flows') for v in views):,} flows",
+        f"round {state.fleet.rounds_completed}/{state.settings.rounds}",
+        f"families {len(state.fleet.families)}",
+        f"alerts {sum(v.total('alerts') for v in views):,}",
     )
+    return ", ".join(counts)
 
 
 def live_table(state: RunState) -> Table:
@@ -139,13 +143,22 @@ def print_results(console: Console, results: RunResults) -> None:
     console.print()
     console.print(recall_table(results))
     console.print()
-    for line in summary(results):
-        console.print(line, markup=False)
+    print_lines(console, summary(results))
 
 
 def device_table(results: RunResults) -> Table:
     """Return family, model, F1, false alarms, alerts and memory of each device."""
-    table = _table("device", "family", "model", ">F1 fallb.", ">F1 expert", ">F1 in use", ">false/h", ">alerts", ">MB")
+    table = _table(
+        "device",
+        "family",
+        "model",
+        ">F1\nfallback",
+        ">F1\nexpert",
+        ">F1\nin use",
+        ">false\n/hour",
+        ">alerts",
+        ">agent\nMB",
+    )
     for device in results.devices:
         in_use = device.models.get("in-use")
         table.add_row(
@@ -192,38 +205,35 @@ def _recall_text(recall: dict[str, tuple[int, int]], device: DeviceResult | None
     return "  ".join(f"{name} {percent(hits, rows)} ({hits}/{rows})" for name, (hits, rows) in recall.items())
 
 
-def summary(results: RunResults) -> list[str]:
-    """Return what to know beyond the tables, one line each."""
-    memory = [device.rss_peak_bytes for device in results.devices]
-    trainers = [device.trainer_rss_peak_bytes for device in results.devices]
-    exam = [episode for device in results.devices for episode in device.episodes if episode.split == "exam"]
-    delays = sorted(episode.delay_s for episode in exam if episode.delay_s is not None)
-    agent_mb, trainer_mb = max(memory, default=0) / _MB, max(trainers, default=0) / _MB
+def summary(results: RunResults) -> list[tuple[str, str]]:
+    """Return what to know beyond the tables: a heading and its text."""
+    agent_mb = max((device.rss_peak_bytes for device in results.devices), default=0) / _MB
+    trainer_mb = max((device.trainer_rss_peak_bytes for device in results.devices), default=0) / _MB
     complete = f"{results.rounds_completed} of {results.rounds_wanted} complete"
     lines = [
-        families_line(results),
-        f"rounds    {complete}; wall time {results.wall_s:.0f} s ({phases_text(results)})",
-        f"memory    agent at most {agent_mb:.0f} MB, its trainer {trainer_mb:.0f} MB (resident, largest seen)",
+        ("families", families_text(results)),
+        ("rounds", f"{complete}; wall time {results.wall_s:.0f} s ({phases_text(results)})"),
+        ("memory", f"agent at most {agent_mb:.0f} MB, its trainer {trainer_mb:.0f} MB (resident, largest seen)"),
     ]
+    exam = [episode for device in results.devices for episode in device.episodes if episode.split == "exam"]
     if exam:
-        median = f", first alert after {delays[len(delays) // 2]:.1f} s (median, packet time)" if delays else ""
-        lines.append(f"episodes  {len(delays)} of {len(exam)} attack episodes of the exam raised an alert{median}")
-    lines += [
-        "figures   every F1, recall and false alarm is counted on held-out exam flows by the device",
-        "          itself; no exam flow trains a model or sets a threshold",
-    ]
-    return lines + [f"note      {note}" for note in results.notes]
+        delays = sorted(episode.delay_s for episode in exam if episode.delay_s is not None)
+        median = f", the first after {delays[len(delays) // 2]:.1f} s (median, packet time)" if delays else ""
+        lines.append(("episodes", f"{len(delays)} of {len(exam)} attack episodes of the exam raised an alert{median}"))
+    counted = "every F1, recall and false alarm is counted by the device itself on held-out exam flows"
+    lines.append(("figures", f"{counted}; no exam flow trains a model or sets a threshold"))
+    return lines + [("note", note) for note in results.notes]
 
 
-def families_line(results: RunResults) -> str:
+def families_text(results: RunResults) -> str:
     """Return the families found, or why there is one or none."""
     found = "; ".join(f"{name}: {', '.join(devices)}" for name, devices in results.families.items())
     alone = [device.device_id for device in results.devices if device.family_id is None]
     if len(results.families) > 1:
-        return f"families  {found}" + (f"; like nobody: {', '.join(alone)}" if alone else "")
+        return found + (f"; like nobody: {', '.join(alone)}" if alone else "")
     if found:
-        return f"families  one family ({found}): {results.family_reason}"
-    return f"families  none: {results.family_reason or 'the gateway made no assignment'}"
+        return f"one family ({found}): {results.family_reason}"
+    return f"none: {results.family_reason or 'the gateway made no assignment'}"
 
 
 def phases_text(results: RunResults) -> str:
@@ -256,11 +266,17 @@ def _table(*headings: str) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), show_edge=False)
     for heading in headings:
         right = heading.startswith(">")
-        table.add_column(heading.removeprefix(">"), justify="right" if right else "left", overflow="fold")
+        name = heading.removeprefix(">")
+        # Ids and figures stay in one piece; only the last column of text may wrap.
+        table.add_column(name, justify="right" if right else "left", overflow="fold", no_wrap=name in _UNBROKEN)
     return table
 
 
-def print_lines(console: Console, lines: Sequence[str]) -> None:
-    """Print lines as they are."""
-    for line in lines:
-        console.print(line, markup=False)
+def print_lines(console: Console, lines: Sequence[tuple[str, str]]) -> None:
+    """Print headings and their texts, wrapped and indented."""
+    for heading, text in lines:
+        indent = " " * _HEADING_WIDTH
+        for line in textwrap.wrap(
+            text, WIDTH, initial_indent=heading.ljust(_HEADING_WIDTH), subsequent_indent=indent, break_on_hyphens=False
+        ):
+            console.print(line, markup=False, soft_wrap=True)

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from contract.exit_codes import ExitCode
 from contract.messages import RunCommand
 from testbed import demo_chaos
 from testbed.demo_setup import agent_config, gateway_config, write_toml
@@ -198,7 +199,8 @@ class Script:
 
     def _watch(self) -> None:
         for died in self.supervisor.died():
-            raise HarnessError(str(died))
+            ours = died.returncode in set(ExitCode)
+            raise HarnessError(str(died), code=ExitCode(died.returncode) if ours else ExitCode.INTERNAL)
         now_s = time.monotonic()
         for name in [name for name, since_s in self.down.items() if now_s - since_s >= demo_chaos.DOWN_S]:
             del self.down[name]

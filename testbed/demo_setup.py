@@ -182,7 +182,7 @@ def gateway_config(where: RunDir, settings: DemoSettings, broker: RunningBroker,
             "min_devices": math.ceil(_QUORUM_TO_OPEN * devices),
             "min_rows": 100,
         },
-        "families": {"min_size": 3, "recluster_every": max(3, settings.rounds)},
+        "families": {"min_size": 3, "recluster_every": 5},
     }
 
 
@@ -197,7 +197,7 @@ def agent_config(where: RunDir, capture: LabelledCapture, broker: RunningBroker,
         "alerts": {"path": str(where.alerts(device_id))},
         "labels": {"accept_marks": True},
         "trust": {"keys": [str(key) for key in keys]},
-        "training": {"min_benign_rows": 100, "block_s": 30.0},
+        "training": {"min_benign_rows": 100, "block_s": 30},
         "telemetry": {"every_s": 1.0},
     }
 

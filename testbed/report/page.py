@@ -5,7 +5,7 @@ from functools import partial
 from html import escape
 from pathlib import Path
 
-from testbed.console import families_line, number, percent
+from testbed.console import families_text, number, percent
 from testbed.demo_results import DeviceResult, RunResults
 from testbed.report import figures
 from testbed.report.style import CSS
@@ -141,7 +141,7 @@ def _recall_section(results: RunResults) -> str:
 
 
 def _families_section(results: RunResults) -> str:
-    text = f"<p>{escape(families_line(results).removeprefix('families').strip())}</p>"
+    text = f"<p>{escape(families_text(results))}</p>"
     reasons = sorted({device.family_reason for device in results.devices if device.family_reason})
     text += "<ul>" + "".join(f"<li>{escape(reason)}</li>" for reason in reasons) + "</ul>" if reasons else ""
     lengths = {len(device.signature) for device in results.devices if device.signature}
