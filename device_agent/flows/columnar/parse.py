@@ -1,0 +1,236 @@
+"""Header parsing over a batch of frames, by the rules of ``device_agent.flows.packets``.
+
+The common frame (IPv4 without options, not a later fragment, headers captured in full) is read through one structured
+view of the first bytes. All others go through ``headers.py``, still in arrays, and may be anything.
+"""
+
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+import numpy.typing as npt
+
+from device_agent.flows.columnar.headers import METERED, Headers, read_headers
+from device_agent.flows.packets import BSD_LOOP, BSD_NULL, ETHERNET, LINUX_SLL, LINUX_SLL2, RAW_IP, REASONS, TCP, UDP
+from device_agent.flows.records import PacketBatch
+
+U64 = npt.NDArray[np.uint64]
+I64 = npt.NDArray[np.int64]
+Bool = npt.NDArray[np.bool_]
+
+_WINDOW = 64
+"""Bytes of each frame that the common path looks at: link header, IPv4 header and 16 bytes of transport header."""
+
+_NETWORK_START = {ETHERNET: 14, LINUX_SLL: 16, LINUX_SLL2: 20, BSD_NULL: 4, BSD_LOOP: 4} | dict.fromkeys(RAW_IP, 0)
+_ETHERTYPE_AT = {ETHERNET: 12, LINUX_SLL: 14, LINUX_SLL2: 0}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Packets:
+    """The packets of a batch that can be metered, as columns of equal length.
+
+    Attributes
+    ----------
+    at
+        Their positions in the batch, ascending.
+    key_0, key_1
+        uint64, the flow key with its endpoints in order: both IPv4 addresses (0 for IPv6); ports, VLAN and protocol.
+    is_v6
+        Whether the addresses are IPv6.
+    v6_at, v6_words
+        Positions of the IPv6 packets in these columns, and their addresses in order, uint64, shape ``(k, 4)``.
+    swapped
+        Whether the packet goes from the second endpoint of the key to the first.
+    symmetric
+        Whether both endpoints are one.
+    ip_len, payload_len
+        Bytes.
+    flags, seq, window
+        Of the TCP header; 0 without one.
+    has_tcp
+        Whether the packet carries a TCP header.
+    """
+
+    at: npt.NDArray[np.intp]
+    key_0: U64
+    key_1: U64
+    is_v6: Bool
+    v6_at: npt.NDArray[np.intp]
+    v6_words: U64
+    swapped: Bool
+    symmetric: Bool
+    ip_len: I64
+    payload_len: I64
+    flags: npt.NDArray[np.uint8]
+    seq: npt.NDArray[np.uint32]
+    window: npt.NDArray[np.uint16]
+    has_tcp: Bool
+
+    def __len__(self) -> int:
+        return len(self.at)
+
+
+def parse_batch(batch: PacketBatch) -> tuple[Packets, dict[str, int]]:
+    """Parse the frames of a batch.
+
+    Returns
+    -------
+    Packets
+        What can be metered.
+    dict of str to int
+        Frames that cannot, by reason, reasons without frames left out.
+    """
+    captured = np.diff(batch.offsets)
+    headers = _common(batch, captured)
+    rest = np.flatnonzero(headers.reason != METERED)
+    if not len(rest):
+        return _packets(headers, None), {}
+    read_headers(batch, rest, captured[rest], headers)
+    kept = np.flatnonzero(headers.reason == METERED)
+    counts = np.bincount(headers.reason, minlength=METERED + 1)
+    refused = {reason: int(n) for reason, n in zip(REASONS, counts, strict=False) if n}
+    return _packets(headers, kept if len(kept) < len(batch) else None), refused
+
+
+@cache
+def _layout(link_type: int) -> np.dtype[np.void]:
+    """Return the fields of the common frame of a link type within ``_WINDOW`` bytes."""
+    start = _NETWORK_START[link_type]
+    fields = {
+        "version": ("u1", start),
+        "total": (">u2", start + 2),
+        "fragment": (">u2", start + 6),
+        "proto": ("u1", start + 9),
+        "addresses": (">u8", start + 12),
+        "ports": (">u4", start + 20),
+        "seq": (">u4", start + 24),
+        "offset": ("u1", start + 32),
+        "flags": ("u1", start + 33),
+        "window": (">u2", start + 34),
+        "ethertype": (">u2", _ETHERTYPE_AT.get(link_type, 0)),
+    }
+    return np.dtype(
+        {
+            "names": list(fields),
+            "formats": [kind for kind, _ in fields.values()],
+            "offsets": [at for _, at in fields.values()],
+            "itemsize": _WINDOW,
+        }
+    )
+
+
+def _windows(batch: PacketBatch) -> npt.NDArray[np.void]:
+    """Return the first ``_WINDOW`` bytes of each frame; what lies behind its end is arbitrary."""
+    data, starts, kind = batch.data, batch.offsets[:-1], f"V{_WINDOW}"
+    last = len(data) - _WINDOW
+    if len(starts) and starts[-1] > last:
+        # A few frames at the end of the buffer have less than a window behind their start.
+        data = np.ascontiguousarray(data)
+        cut = int(np.searchsorted(starts, last, side="right"))
+        tail_from = int(starts[cut])
+        tail = np.zeros(len(data) - tail_from + _WINDOW, dtype=np.uint8)
+        tail[: len(data) - tail_from] = data[tail_from:]
+        windows = np.empty(len(starts), dtype=kind)
+        windows[cut:] = _strided(tail, kind)[starts[cut:] - tail_from]
+        if cut:
+            windows[:cut] = _strided(data, kind)[starts[:cut]]
+        return windows
+    taken: npt.NDArray[np.void] = _strided(np.ascontiguousarray(data), kind)[starts]
+    return taken
+
+
+def _strided(data: npt.NDArray[np.uint8], kind: str) -> npt.NDArray[np.void]:
+    return np.ndarray((max(len(data) - _WINDOW + 1, 0),), dtype=kind, buffer=data, strides=(1,))
+
+
+def _common(batch: PacketBatch, captured: I64) -> Headers:
+    """Read all frames as if they were common ones; those that are get the reason ``METERED``."""
+    n, link_type = len(batch), batch.link_type
+    if link_type not in _NETWORK_START or not n:
+        return Headers.blank(n)
+    start = _NETWORK_START[link_type]
+    view = _windows(batch).view(_layout(link_type))
+    headers = Headers.blank(0)
+    on_wire = batch.wire_len.astype(np.int64) - start
+    total = view["total"].astype(np.int64)
+    total = np.where(total == 0, on_wire, np.minimum(total, on_wire))
+    proto = view["proto"].astype(np.uint64)
+    is_tcp, is_udp = proto == TCP, proto == UDP
+    length = total - 20
+    payload = length - 8 * is_udp - 8 * ((proto == 1) | (proto == 58))
+    offset = view["offset"].astype(np.int64)
+    np.subtract(payload, (offset >> 4) * 4, out=payload, where=is_tcp)
+    common = (view["version"] == 0x45) & ((view["fragment"] & 0x1FFF) == 0) & (captured >= start + 36)
+    if link_type in _ETHERTYPE_AT:
+        common &= view["ethertype"] == 0x0800
+    elif link_type not in RAW_IP:
+        common[:] = False
+    common &= (length >= 0) & ((payload >= 0) | ~(is_tcp | is_udp)) & (~is_tcp | ((offset >= 0x50) & (length >= 20)))
+    headers.reason = np.where(common, METERED, 0).astype(np.uint8)
+    addresses = view["addresses"].astype(np.uint64)
+    ports = view["ports"].astype(np.uint64)
+    ports[~(is_tcp | is_udp)] = 0
+    headers.src, headers.dst = addresses >> np.uint64(32), addresses & np.uint64(0xFFFFFFFF)
+    headers.src_port, headers.dst_port = ports >> np.uint64(16), ports & np.uint64(0xFFFF)
+    headers.proto, headers.vlan = proto, np.zeros(n, dtype=np.uint64)
+    headers.ip_len, headers.payload_len = total, np.maximum(payload, 0)
+    headers.flags = np.where(is_tcp, view["flags"] & 0x3F, 0).astype(np.uint8)
+    headers.seq = np.where(is_tcp, view["seq"], 0).astype(np.uint32)
+    headers.window = np.where(is_tcp, view["window"], 0).astype(np.uint16)
+    headers.has_tcp = is_tcp
+    headers.is_v6 = np.zeros(n, dtype=np.bool_)
+    return headers
+
+
+def _packets(headers: Headers, kept: npt.NDArray[np.intp] | None) -> Packets:
+    """Bring the endpoints in order and keep what can be metered (``None``: all)."""
+    src, dst, src_port, dst_port = headers.src, headers.dst, headers.src_port, headers.dst_port
+    low_bits, is_v6 = (headers.vlan << np.uint64(8)) | headers.proto, headers.is_v6
+    swapped, symmetric = _compare(src, dst, src_port, dst_port)
+    v6_at = np.flatnonzero(is_v6)
+    words = np.zeros((len(v6_at), 4), dtype=np.uint64)
+    key_0 = np.where(swapped, (dst << np.uint64(32)) | src, (src << np.uint64(32)) | dst)
+    if len(v6_at):
+        words = headers.v6_words[np.searchsorted(headers.v6_at, v6_at)]
+        swapped[v6_at], symmetric[v6_at] = _compare_v6(words, src_port[v6_at], dst_port[v6_at])
+        words = np.where(swapped[v6_at, None], words[:, [2, 3, 0, 1]], words)
+        key_0[v6_at] = 0
+    first_port, second_port = np.where(swapped, dst_port, src_port), np.where(swapped, src_port, dst_port)
+    key_1 = (first_port << np.uint64(48)) | (second_port << np.uint64(32)) | low_bits
+    columns = (
+        key_0,
+        key_1,
+        is_v6,
+        swapped,
+        symmetric,
+        headers.ip_len,
+        headers.payload_len,
+        headers.flags,
+        headers.seq,
+        headers.window,
+        headers.has_tcp,
+    )
+    at = np.arange(len(src))
+    if kept is not None:
+        at = kept
+        columns = tuple(column[kept] for column in columns)  # type: ignore[assignment]
+        in_kept = is_v6[kept]
+        words = words[np.searchsorted(v6_at, kept[in_kept])]
+        v6_at = np.flatnonzero(in_kept)
+    key_0, key_1, is_v6, swapped, symmetric, *rest = columns
+    return Packets(at, key_0, key_1, is_v6, v6_at, words, swapped, symmetric, *rest)
+
+
+def _compare(src: U64, dst: U64, src_port: U64, dst_port: U64) -> tuple[Bool, Bool]:
+    """Return which endpoints are in the wrong order and which are equal."""
+    source, target = (src << np.uint64(16)) | src_port, (dst << np.uint64(16)) | dst_port
+    return source > target, source == target
+
+
+def _compare_v6(words: U64, src_port: U64, dst_port: U64) -> tuple[Bool, Bool]:
+    high = words[:, 0] == words[:, 2]
+    low = words[:, 1] == words[:, 3]
+    greater = np.where(
+        high, np.where(low, src_port > dst_port, words[:, 1] > words[:, 3]), words[:, 0] > words[:, 2]
+    )
+    return greater, high & low & (src_port == dst_port)
