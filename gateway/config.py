@@ -164,6 +164,8 @@ class FamiliesConfig(_Section):
     ----------
     min_size
         Smallest family; grows to 2 % of the fleet, at most 20.
+    contrast
+        Least variance between devices, in units of what sampling alone gives.
     gate
         Least silhouette times coverage of a grouping that is believed.
     stability
@@ -175,9 +177,10 @@ class FamiliesConfig(_Section):
     """
 
     min_size: int = Field(default=3, ge=3, le=1_000)
+    contrast: Positive = 8.0
     gate: Share = 0.15
     stability: Share = 0.8
-    null_level: Share = 0.05
+    null_level: Share = 0.34
     recluster_every: int = Field(default=10, ge=1)
 
 

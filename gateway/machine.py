@@ -123,6 +123,7 @@ class FindFamilies:
     """Search, and answer ``SearchFinished``."""
 
     vectors: Mapping[str, Vector]
+    flows: Mapping[str, int]
     earlier: Mapping[str, frozenset[str]]
     number: int
 
@@ -314,7 +315,8 @@ class GatewayMachine:
                 if (device := self._m.registry.devices.get(device_id)) is not None and device.refusal is None
             }
             if eligible:
-                effects.append(FindFamilies(eligible, self._m.book.members(), event.number))
+                flows = {device_id: self._m.registry.flows[device_id] for device_id in eligible}
+                effects.append(FindFamilies(eligible, flows, self._m.book.members(), event.number))
                 return [*self._publish_heads(), *effects]
         return [*self._publish_heads(), *effects, *self._assign_all(), *self._clear_superseded()]
 

@@ -203,9 +203,9 @@ class Performer:
         from gateway.clustering.level1 import SearchSettings, find_families  # noqa: PLC0415
 
         f = self._config.families
-        settings = SearchSettings(f.min_size, f.gate, f.stability, f.null_level)
+        settings = SearchSettings(f.min_size, f.contrast, f.gate, f.stability, f.null_level)
         rng = np.random.default_rng([self._config.seed, search.number])
-        grouping = find_families(search.vectors, settings, rng, search.earlier)
+        grouping = find_families(search.vectors, settings, rng, search.earlier, search.flows)
         return SearchFinished(grouping, search.number)
 
     def _publish_release(self, digest: str) -> None:

@@ -121,9 +121,11 @@ class Registry:
         self._devices = {d.device_id: replace(d, online=False, last_seen=None) for d in devices}
         self._sequences: dict[str, int] = {}
         self.vectors: dict[str, npt.NDArray[np.float64]] = {}
+        self.flows: dict[str, int] = {}
         for signature in signatures:
             self._sequences[signature.device_id] = signature.sequence
             self.vectors[signature.device_id] = signature_vector(signature)
+            self.flows[signature.device_id] = signature.flows
 
     @property
     def devices(self) -> dict[str, Device]:
@@ -220,6 +222,7 @@ class Registry:
             return [Refused(device_id, "signature", "not-finite")]
         self._sequences[device_id] = signature.sequence
         self.vectors[device_id] = vector
+        self.flows[device_id] = signature.flows
         effects: list[RegistryEffect] = [SignatureStored(signature)]
         old = self._devices.get(device_id, Device(device_id))
         if old.train_rows == 0:
