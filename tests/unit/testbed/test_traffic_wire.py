@@ -47,6 +47,11 @@ def test_udp_frame_equals_scapys(payload: bytes) -> None:
     assert udp_frame(B, A, (5000, 40001), 1, payload) == expected
 
 
+def test_a_udp_checksum_of_zero_is_sent_as_all_ones() -> None:
+    complement = Ether(udp_frame(A, B, (1, 2), 1, b"\0\0"))[UDP].chksum
+    assert Ether(udp_frame(A, B, (1, 2), 1, complement.to_bytes(2)))[UDP].chksum == 0xFFFF
+
+
 @pytest.mark.parametrize("reply", [False, True])
 def test_icmp_echo_frame_equals_scapys(reply: bool) -> None:
     expected = by_scapy(A, B, 9, ICMP(type=0 if reply else 8, id=1, seq=3) / Raw(b"x" * 40))
