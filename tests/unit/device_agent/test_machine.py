@@ -1,0 +1,344 @@
+"""The agent core, scene by scene; the property test plays them in every order."""
+
+from dataclasses import replace
+
+import pytest
+
+from contract.messages import Assignment, GatewayState, MarkSet, Receipt, RoundTask, RunCommand, TrainTarget
+from contract.model import DEFAULT_SPEC, ModelId, ReleaseManifest
+from device_agent import events as e
+from device_agent.machine import AgentMachine, MachineSettings
+from device_agent.rounds import LOCAL_TRAINING_S
+
+ME, SPEC = "cam-1", DEFAULT_SPEC.spec_id
+FACTORY = ModelId(role="factory", digest="f" * 64)
+FALLBACK = ModelId(role="fallback", digest="1" * 64)
+EXPERT = ModelId(role="expert", family_id="family-1", digest="2" * 64)
+
+
+def machine(facts=None, *, held=(), waiting=(), **settings):
+    models = {FACTORY.digest: FACTORY} | {m.digest: m for m in held}
+    made = MachineSettings(ME, SPEC, FACTORY, **{"accept_marks": True, "min_benign_rows": 100} | settings)
+    return AgentMachine(made, facts or e.Facts(), held=models, waiting_updates=frozenset(waiting))
+
+
+def task(number=1, base=FACTORY, **changes):
+    made = RoundTask(
+        round_id=f"round-{number:06d}",
+        round_number=number,
+        device_id=ME,
+        spec_id=SPEC,
+        targets=(TrainTarget(role="fallback", base=base.digest),),
+        local_epochs=1,
+        learning_rate=0.1,
+        proximal_mu=0.0,
+        recon_weight=1.0,
+        seed=1,
+        deadline_s=60.0,
+    )
+    return made.model_copy(update=changes)
+
+
+def assignment(version=1, fallback=FALLBACK, expert=None, **changes):
+    family = "family-1" if expert else None
+    made = Assignment(device_id=ME, version=version, family_id=family, reason="test", fallback=fallback, expert=expert)
+    return made.model_copy(update=changes)
+
+
+def release(model):
+    manifest = ReleaseManifest(
+        weights_digest=model.digest,
+        spec_id=SPEC,
+        n_parameters=DEFAULT_SPEC.n_parameters,
+        role=model.role,
+        family_id=model.family_id,
+        round_number=1,
+        parent=None,
+    )
+    return e.ReleaseReceived(model.digest, manifest)
+
+
+def kinds(effects):
+    return [type(effect).__name__ for effect in effects]
+
+
+def the(kind, effects):
+    found = [effect for effect in effects if isinstance(effect, kind)]
+    assert len(found) == 1, effects
+    return found[0]
+
+
+def test_a_task_whose_base_is_held_starts_at_once_with_the_time_that_is_left():
+    start = the(e.StartTraining, machine().handle(e.TaskReceived(task()), 10.0))
+    assert start.job.base == FACTORY.digest
+    assert start.seconds_left == 60.0
+
+
+def test_a_task_whose_base_is_missing_fetches_it_first():
+    core = machine()
+    effects = core.handle(e.TaskReceived(task(base=FALLBACK)), 0.0)
+    assert e.SubscribeModel(FALLBACK.digest) in effects
+    assert "StartTraining" not in kinds(effects)
+    effects = core.handle(release(FALLBACK), 7.0)
+    assert kinds(effects)[:2] == ["HoldModel", "StartTraining"]
+    assert the(e.StartTraining, effects).seconds_left == 53.0
+    assert e.UnsubscribeModel(FALLBACK.digest) in effects
+
+
+def test_two_targets_are_trained_one_after_the_other_and_the_task_is_remembered():
+    targets = (
+        TrainTarget(role="fallback", base=FACTORY.digest),
+        TrainTarget(role="expert", family_id="family-1", base=FACTORY.digest),
+    )
+    core = machine()
+    first = the(e.StartTraining, core.handle(e.TaskReceived(task(targets=targets)), 0.0)).job
+    effects = core.handle(e.TrainingFinished(first.key), 1.0)
+    assert kinds(effects)[:2] == ["SendUpdate", "StartTraining"]
+    second = the(e.StartTraining, effects).job
+    effects = core.handle(e.TrainingFinished(second.key), 2.0)
+    assert the(e.SendUpdate, effects).job.update_id == f"round-000001-{ME}-expert"
+    assert len(the(e.SaveFacts, effects).facts.trained) == 1
+
+
+def test_the_same_task_again_sends_the_waiting_update_again_and_nothing_else():
+    core = machine()
+    job = the(e.StartTraining, core.handle(e.TaskReceived(task()), 0.0)).job
+    assert core.handle(e.TaskReceived(task()), 0.5) == []
+    core.handle(e.TrainingFinished(job.key), 1.0)
+    assert core.handle(e.TaskReceived(task()), 2.0) == [e.ResendUpdate(job.update_id)]
+    core.handle(e.ReceiptReceived(Receipt(device_id=ME, key=job.update_id, accepted=True, reason="stored")), 3.0)
+    assert core.handle(e.TaskReceived(task()), 4.0) == []
+
+
+def test_the_same_round_number_with_another_base_is_another_task():
+    core = machine()
+    job = the(e.StartTraining, core.handle(e.TaskReceived(task()), 0.0)).job
+    core.handle(e.TrainingFinished(job.key), 1.0)
+    core.handle(e.TaskReceived(task(base=FALLBACK)), 2.0)
+    assert the(e.StartTraining, core.handle(release(FALLBACK), 3.0)).job.base == FALLBACK.digest
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [({"device_id": "cam-2"}, "task-other-device"), ({"spec_id": "0" * 64}, "task-spec")],
+)
+def test_a_task_that_is_not_ours_is_refused(change, reason):
+    assert machine().handle(e.TaskReceived(task(**change)), 0.0)[0] == e.Refuse(reason)
+
+
+def test_an_older_round_does_not_displace_a_newer_one():
+    core = machine()
+    core.handle(e.TaskReceived(task(5)), 0.0)
+    assert core.handle(e.TaskReceived(task(4)), 1.0) == [e.Refuse("task-older")]
+
+
+@pytest.mark.parametrize("end", ["cleared", "superseded", "deadline"])
+def test_a_task_that_is_over_cancels_its_job(end):
+    core = machine()
+    job = the(e.StartTraining, core.handle(e.TaskReceived(task(1)), 0.0)).job
+    if end == "cleared":
+        effects = core.handle(e.TaskCleared(), 1.0)
+    elif end == "superseded":
+        effects = core.handle(e.TaskReceived(task(2)), 1.0)
+        assert the(e.StartTraining, effects).job.task.round_number == 2
+    else:
+        assert core.handle(e.Ticked(), 59.9) == []
+        effects = core.handle(e.Ticked(), 60.0)
+        assert e.Refuse("task-deadline", "own") in effects
+    assert e.CancelTraining(job.key) in effects
+    assert e.Refuse("training-late", "own") in core.handle(e.TrainingFinished(job.key), 61.0)
+
+
+def test_a_failed_training_is_counted_and_the_task_may_come_again():
+    core = machine()
+    job = the(e.StartTraining, core.handle(e.TaskReceived(task()), 0.0)).job
+    assert e.Refuse("training-worker-died", "own") in core.handle(
+        e.TrainingFailed(job.key, "training-worker-died"), 1.0
+    )
+    assert "StartTraining" in kinds(core.handle(e.TaskReceived(task()), 2.0))
+
+
+def test_expert_and_fallback_are_fetched_compared_and_swapped_after_the_check():
+    core = machine()
+    effects = core.handle(e.AssignmentReceived(assignment(expert=EXPERT)), 0.0)
+    assert {x.digest for x in effects if isinstance(x, e.SubscribeModel)} == {FALLBACK.digest, EXPERT.digest}
+    assert "ChooseModel" not in kinds(core.handle(release(FALLBACK), 1.0))
+    choose = the(e.ChooseModel, core.handle(release(EXPERT), 2.0))
+    assert (choose.fallback, choose.expert) == (FALLBACK, EXPERT)
+    assert core.active == FACTORY
+    effects = core.handle(e.ModelChosen(choose.request, EXPERT), 3.0)
+    assert the(e.SwapModel, effects) == e.SwapModel(EXPERT, choose.request, 1)
+    assert the(e.SaveFacts, effects).facts.active == EXPERT
+
+
+def test_a_refused_release_leaves_the_other_one_to_serve():
+    core = machine()
+    core.handle(e.AssignmentReceived(assignment(expert=EXPERT)), 0.0)
+    assert e.Refuse("trust-unknown-key") in core.handle(
+        e.ReleaseReceived(EXPERT.digest, None, "trust-unknown-key"), 1.0
+    )
+    assert core.active == FACTORY
+    choose = the(e.ChooseModel, core.handle(release(FALLBACK), 2.0))
+    assert (choose.fallback, choose.expert) == (FALLBACK, None)
+    core.handle(e.ModelChosen(choose.request, FALLBACK), 3.0)
+    choose = the(e.ChooseModel, core.handle(release(EXPERT), 4.0))
+    assert choose.expert == EXPERT, "a good copy that comes later is taken"
+
+
+def test_a_candidate_that_fails_its_self_check_is_left_out():
+    core = machine(held=[FALLBACK, EXPERT])
+    choose = the(e.ChooseModel, core.handle(e.AssignmentReceived(assignment(expert=EXPERT)), 0.0))
+    effects = core.handle(e.ModelUnfit(choose.request, EXPERT.digest, "self-check-not-finite"), 1.0)
+    assert e.Refuse("self-check-not-finite", "own") in effects
+    assert the(e.ChooseModel, effects).expert is None
+    assert core.active == FACTORY
+
+
+def test_an_expert_of_another_family_is_not_used():
+    core = machine(held=[FALLBACK, EXPERT])
+    wrong = EXPERT.model_copy(update={"family_id": "family-2"})
+    effects = core.handle(e.AssignmentReceived(assignment(expert=wrong)), 0.0)
+    assert e.Refuse("release-other-family") in effects
+    assert the(e.ChooseModel, effects).expert is None
+
+
+def test_a_newer_assignment_voids_a_choice_that_is_under_way():
+    core = machine(held=[FALLBACK])
+    choose = the(e.ChooseModel, core.handle(e.AssignmentReceived(assignment()), 0.0))
+    core.handle(e.AssignmentReceived(assignment(2, fallback=EXPERT.model_copy(update={"digest": "9" * 64}))), 1.0)
+    assert core.handle(e.ModelChosen(choose.request, FALLBACK), 2.0) == [e.Refuse("choice-late", "own")]
+    assert core.active == FACTORY
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"device_id": "cam-2"}, "assignment-other-device"),
+        ({"version": 2}, "assignment-older"),
+        ({"version": 3, "reason": "other"}, "assignment-same-version"),
+    ],
+)
+def test_assignments_that_are_refused(change, reason):
+    core = machine(held=[FALLBACK])
+    core.handle(e.AssignmentReceived(assignment(3)), 0.0)
+    assert core.handle(
+        e.AssignmentReceived(
+            assignment(3, **change) if "version" not in change else assignment(3).model_copy(update=change)
+        ),
+        1.0,
+    ) == [e.Refuse(reason)]
+
+
+def test_the_same_assignment_again_does_nothing():
+    core = machine(held=[FALLBACK])
+    core.handle(e.AssignmentReceived(assignment(3)), 0.0)
+    assert core.handle(e.AssignmentReceived(assignment(3)), 1.0) == []
+
+
+def test_models_that_nobody_wants_any_more_are_dropped_but_not_the_one_in_use():
+    core = machine(held=[FALLBACK, EXPERT], facts=e.Facts(active=FALLBACK))
+    effects = core.handle(e.Ticked(), 0.0)
+    assert e.DropModel(EXPERT.digest) in effects
+    assert set(core.held) == {FACTORY.digest, FALLBACK.digest}
+
+
+def test_enough_baseline_rows_train_the_devices_own_model_once():
+    core = machine()
+    assert "StartTraining" not in kinds(core.handle(e.RowsCounted(150, 150, 40, baseline_open=True), 0.0))
+    start = the(e.StartTraining, core.handle(e.RowsCounted(150, 150, 40, baseline_open=False), 1.0))
+    assert start.job.task is None
+    assert start.seconds_left == LOCAL_TRAINING_S
+    adopt = the(e.AdoptLocal, core.handle(e.TrainingFinished(start.job.key), 2.0))
+    own = ModelId(role="factory", digest="a" * 64)
+    assert the(e.SwapModel, core.handle(e.ModelChosen(adopt.request, own), 3.0)).active == own
+    assert "StartTraining" not in kinds(core.handle(e.RowsCounted(900, 900, 40, baseline_open=False), 4.0))
+
+
+def test_plenty_of_rows_do_not_wait_for_the_end_of_the_baseline_window():
+    core = machine()
+    assert "StartTraining" in kinds(core.handle(e.RowsCounted(500, 500, 90, baseline_open=True), 0.0))
+
+
+def test_a_round_goes_before_the_own_training_which_is_taken_up_again():
+    core = machine()
+    own = the(e.StartTraining, core.handle(e.RowsCounted(150, 150, 40, baseline_open=False), 0.0)).job
+    effects = core.handle(e.TaskReceived(task()), 1.0)
+    assert kinds(effects)[:2] == ["CancelTraining", "StartTraining"]
+    assert effects[0] == e.CancelTraining(own.key)
+    round_job = the(e.StartTraining, effects).job
+    again = the(e.StartTraining, core.handle(e.TrainingFinished(round_job.key), 2.0)).job
+    assert again.task is None
+
+
+def test_the_threshold_is_made_anew_when_the_validation_rows_have_grown_by_half():
+    core = machine(held=[FALLBACK])
+    choose = the(e.ChooseModel, core.handle(e.AssignmentReceived(assignment()), 0.0))
+    core.handle(e.RowsCounted(100, 100, 40, baseline_open=False), 1.0)
+    core.handle(e.ModelChosen(choose.request, FALLBACK), 2.0)
+    assert "ChooseModel" not in kinds(core.handle(e.RowsCounted(100, 100, 59, baseline_open=False), 3.0))
+    assert "ChooseModel" in kinds(core.handle(e.RowsCounted(100, 100, 60, baseline_open=False), 4.0))
+
+
+def test_a_signature_goes_out_when_there_are_rows_and_again_when_they_grew():
+    core = machine(facts=e.Facts(signature_sequence=7, locally_trained=True))
+    rows = e.RowsCounted(100, 120, 40, baseline_open=False)
+    assert "SendSignature" not in kinds(core.handle(rows, 0.0)), "nobody would hear it"
+    assert e.SendSignature(8) in core.handle(e.Connected(), 1.0)
+    assert "SendSignature" not in kinds(core.handle(replace(rows, benign=149, train=179), 2.0))
+    assert e.SendSignature(9) in core.handle(replace(rows, benign=150, train=179), 3.0)
+
+
+def test_every_connect_announces_and_subscribes_again():
+    core = machine(note="no key")
+    core.handle(e.AssignmentReceived(assignment()), 0.0)
+    for _ in range(2):
+        effects = core.handle(e.Connected(), 1.0)
+        assert e.AnnounceDevice() in effects
+        assert e.SubscribeModel(FALLBACK.digest) in effects
+        assert e.PublishStatus("ready", "no key") in effects
+        core.handle(e.Disconnected(), 2.0)
+
+
+def test_a_gateway_that_is_new_hears_the_waiting_updates_again():
+    core = machine(waiting=["round-000001-cam-1-fallback"])
+    state = GatewayState(online=True, session="g-1", contract_version="1.0", gateway_version="0")
+    assert e.ResendUpdate("round-000001-cam-1-fallback") in core.handle(e.GatewaySeen(state), 0.0)
+    assert "ResendUpdate" not in kinds(core.handle(e.GatewaySeen(state), 1.0))
+    assert "ResendUpdate" in kinds(core.handle(e.GatewaySeen(state.model_copy(update={"session": "g-2"})), 2.0))
+
+
+def test_a_refusal_by_the_gateway_settles_and_is_counted():
+    core = machine(waiting=["k"])
+    effects = core.handle(e.ReceiptReceived(Receipt(device_id=ME, key="k", accepted=False, reason="screened")), 0.0)
+    assert effects[:2] == [e.SettleUpdate("k"), e.Refuse("update-screened")]
+
+
+def test_marks_and_commands_only_where_they_are_allowed_and_each_command_once():
+    marks = MarkSet(run_id="run-1", device_id=ME)
+    command = RunCommand(run_id="run-1", verb="evaluate", sequence=1)
+    closed = machine(accept_marks=False)
+    assert e.Refuse("marks-off") in closed.handle(e.MarksReceived(marks), 0.0)
+    assert e.Refuse("command-off") in closed.handle(e.CommandReceived(command), 0.0)
+    core = machine()
+    assert e.ApplyMarks(marks) in core.handle(e.MarksReceived(marks), 0.0)
+    other = marks.model_copy(update={"device_id": "cam-2"})
+    assert core.handle(e.MarksReceived(other), 0.0) == [e.Refuse("marks-other-device")]
+    effects = core.handle(e.CommandReceived(command), 1.0)
+    assert e.Evaluate("run-1") in effects
+    assert core.handle(e.CommandReceived(command), 2.0) == []
+    restarted = machine(facts=the(e.SaveFacts, effects).facts)
+    assert "Evaluate" not in kinds(restarted.handle(e.CommandReceived(command), 3.0))
+
+
+def test_trouble_degrades_and_its_end_recovers():
+    core = machine()
+    core.handle(e.Connected(), 0.0)
+    assert core.handle(e.HealthChanged("disk full"), 1.0) == [e.PublishStatus("degraded", "disk full")]
+    assert core.handle(e.HealthChanged("disk full"), 2.0) == []
+    assert core.handle(e.HealthChanged(""), 3.0) == [e.PublishStatus("ready", "")]
+
+
+def test_a_process_that_died_before_choosing_chooses_after_the_restart():
+    facts = e.Facts(assignment=assignment())
+    core = machine(facts=facts, held=[FALLBACK])
+    assert "ChooseModel" in kinds(core.handle(e.RowsCounted(0, 0, 0, baseline_open=False), 0.0))
