@@ -146,7 +146,7 @@ def run_flows(
     CaptureInputError
         What the source raises.
     """
-    meter = meter or FlowMeter()
+    meter = FlowMeter() if meter is None else meter  # an empty meter is false
     records = 0
 
     def put(batch: FlowBatch) -> None:

@@ -158,6 +158,35 @@ def test_records_keep_their_limits(items, chosen):
 
 
 @quick
+@given(st.lists(st.tuples(st.booleans(), st.integers(0, 1_400), st.integers(0, 900_000)), min_size=1, max_size=40))
+def test_statistics_equal_those_of_numpy(items):
+    """Lengths and gaps of one flow, whatever their order, against NumPy on the whole list."""
+    times_us = np.cumsum([gap for *_, gap in items])
+    forward = np.array([items[0][0] == way for way, *_ in items])
+    lengths = np.array([28 + size for _, size, _ in items])
+    timed = [
+        (
+            time / 1e6,
+            udp(payload=b"x" * size)
+            if way
+            else udp(src="10.0.0.2", dst="10.0.0.1", sport=53, dport=40000, payload=b"x" * size),
+        )
+        for time, (way, size, _) in zip(times_us, items, strict=True)
+    ]
+    meter = FlowMeter()
+    row = FlowBatch.concat([meter.feed(batch(timed)), meter.flush()]).features[0]
+    for prefix, mask in (("all", np.ones(len(items), bool)), ("fwd", forward), ("bwd", ~forward)):
+        for pattern, values in (("len_{}", lengths[mask]), ("iat_{}_s", np.diff(times_us[mask]) / 1e6)):
+            want = (0, 0, 0, 0) if not len(values) else (values.min(), values.max(), values.mean(), spread(values))
+            got = [row[INDEX[f"{prefix}_{pattern.format(name)}"]] for name in ("min", "max", "mean", "std")]
+            np.testing.assert_allclose(got, want, rtol=1e-9, atol=1e-9)
+
+
+def spread(values):
+    return values.std(ddof=1) if len(values) > 1 else 0
+
+
+@quick
 @given(traffic, st.sets(st.integers(0, 79)))
 def test_extra_ticks_change_no_record(items, ticks):
     """A wall clock that expires flows before a packet comes only closes earlier what would be closed anyway."""
