@@ -19,6 +19,7 @@ from device_agent.training.optimizer import OptimizerSettings
 from device_agent.training.trainer import TrainData, TrainSettings, class_weights
 
 _LOCAL = TrainSettings(epochs=100, recon_weight=1.0, max_steps=2_000, optimizer=OptimizerSettings(learning_rate=3e-3))
+_IDLE_S = 60.0
 _LOCAL_ROWS = 640
 """The device's own first model: a scan stands out by its reconstruction only after some 2,000 steps, however few the
 rows are, so small sets are repeated up to this many rows (20 batches, 100 times)."""
@@ -56,6 +57,7 @@ class Learner:
         self._budget_s = budget_s
         self._waiting: TrainJob | None = None
         self._current: tuple[Job, Rows, Floats] | None = None
+        self._idle_since_s: float | None = None
 
     @property
     def pid(self) -> int | None:
@@ -105,6 +107,15 @@ class Learner:
         if event.result.diverged or event.result.steps == 0:
             return TrainingFailed(event.job_id, "diverged" if event.result.diverged else "no-step", "")
         return Outcome(job, rows, base, event)
+
+    def rest(self, now_s: float) -> None:
+        """End a training process that had nothing to do for a minute; its memory is a third of the agent's."""
+        if self._trainer.busy or self._trainer.pid is None:
+            self._idle_since_s = None
+        elif self._idle_since_s is None:
+            self._idle_since_s = now_s
+        elif now_s - self._idle_since_s >= _IDLE_S:
+            self._trainer.close()
 
     def close(self) -> None:
         """Kill and reap the training process."""

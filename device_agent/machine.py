@@ -12,6 +12,7 @@
 - Nothing here needs the broker: effects that do are repeated at the next connect.
 """
 
+import math
 from dataclasses import dataclass, replace
 
 from contract.messages import Assignment, DeviceState
@@ -62,6 +63,8 @@ _REMEMBERED = 32
 _GROWTH = 1.5
 """Rows must grow by this factor before a signature or a calibration is worth repeating."""
 _MIN_CALIBRATION = 20
+_LOCAL_RETRY_S = 300.0
+"""Pause after a failed training of the device's own model."""
 _BASELINE_ENOUGH = 5
 """A device trains before its baseline window ends once it has this many times the rows it needs."""
 
@@ -130,6 +133,7 @@ class AgentMachine:
         self._status: tuple[DeviceState, str] | None = None
         self._rows = RowsCounted(0, 0, 0, baseline_open=True)
         self._signature_rows = (0, 0)
+        self._local_not_before_s = -math.inf
         self._request = 0
         self._request_open = False
         # A process that died between holding and choosing has the choice before it; rows must be counted first.
@@ -160,7 +164,7 @@ class AgentMachine:
             case ReceiptReceived():
                 return self._on_receipt(event)
             case TrainingFinished() | TrainingFailed():
-                return self._on_training(event)
+                return self._on_training(event, now_s)
             case RowsCounted():
                 return self._on_rows(event)
             case ModelChosen() | ModelUnfit():
@@ -240,11 +244,11 @@ class AgentMachine:
         said_no: list[Effect] = [] if receipt.accepted else [Refuse(f"update-{receipt.reason}"[:60])]
         return [SettleUpdate(receipt.key), *said_no]
 
-    def _on_training(self, event: TrainingFinished | TrainingFailed) -> list[Effect]:
+    def _on_training(self, event: TrainingFinished | TrainingFailed, now_s: float) -> list[Effect]:
         if isinstance(event, TrainingFailed):
             job, effects = self.desk.fail(event.job_key, event.reason)
             if job is not None and job.task is None:
-                self.facts = replace(self.facts, locally_trained=True)
+                self._local_not_before_s = now_s + _LOCAL_RETRY_S
         else:
             job, effects = self.desk.finish(event.job_key)
             if job is not None and job.task is None:
@@ -333,7 +337,13 @@ class AgentMachine:
         rows, enough = self._rows, self.settings.min_benign_rows
         ready = rows.benign >= enough and (not rows.baseline_open or rows.benign >= _BASELINE_ENOUGH * enough)
         idle = self.desk.task is None and self.desk.job is None and not self._request_open
-        if ready and idle and not self.facts.locally_trained and self.active == self.settings.factory:
+        if (
+            ready
+            and idle
+            and now_s >= self._local_not_before_s
+            and not self.facts.locally_trained
+            and self.active == self.settings.factory
+        ):
             effects += self.desk.start_local(self.settings.factory.digest, now_s)
         return effects
 

@@ -65,7 +65,7 @@ class Performer:
         self.outcomes: dict[str, Outcome] = {}
         self._parts = parts
         self._chosen: dict[int, Chosen] = {}
-        self._last_active: ActiveModel | None = None
+        self._last_active = _still_active(parts)
         self._alert_number = 0
 
     def take_alerts(self, alerts: list[EveAlert]) -> None:
@@ -257,3 +257,18 @@ class Performer:
         )
         log.info("event=evaluated run=%s exam_rows=%d models=%d", run_id, len(known), len(detectors))
         parts.post.replace("report", REPORT, f"report-{run_id}", report)
+
+
+def _still_active(parts: Parts) -> ActiveModel | None:
+    """Return what to report at the first connect: the model that the last process used, if there is one."""
+    facts, detector = parts.restored.facts, parts.pipeline.detector
+    if facts.active is None:
+        return None
+    return ActiveModel(
+        device_id=parts.config.device.id,
+        assignment_version=facts.assignment.version if facts.assignment is not None else 0,
+        active=detector.model,
+        reason="restored",
+        threshold=detector.calibration.threshold,
+        validation_rows=facts.calibrated_rows or 0,
+    )

@@ -78,6 +78,11 @@ class Pipeline:
         return not self.first_us or self.last_us < self._baseline_end_us
 
     @property
+    def has_marks(self) -> bool:
+        """Whether a test harness said what the traffic is."""
+        return bool(self._marks)
+
+    @property
     def exam_seconds(self) -> float:
         """Packet time that is covered by exam windows."""
         spans = sorted(

@@ -18,6 +18,7 @@ from device_agent.errors import AgentError
 from device_agent.events import (
     Connected,
     Disconnected,
+    Event,
     HealthChanged,
     RowsCounted,
     Ticked,
@@ -37,6 +38,8 @@ _READ_S = 0.1
 _TICK_S = 0.5
 _SAVE_S = 5.0
 _REOPEN_S = 5.0
+_MARKS_GRACE_S = 15.0
+"""Marks are retained and come with the connection; without them the capture goes on unlabelled after this time."""
 
 
 class Agent:
@@ -81,7 +84,7 @@ class Agent:
                     break
         finally:
             self._shut_down()
-        return self.exit_code
+        return self.exit_code if exit_at_end else ExitCode.OK
 
     def _turn(self) -> None:
         self._read_packets()
@@ -92,14 +95,21 @@ class Agent:
             self._tick(now_s)
         if self._due("telemetry", self.parts.config.telemetry.every_s, now_s):
             self.parts.post.say(TELEMETRY, self.parts.telemetry(uptime_s=now_s - self._started_s))
-        while self._events:
-            for effect in self.parts.machine.handle(self._events.popleft(), self._clock()):
-                self._performer.perform(effect)
+        self._work_off()
         self.parts.post.flush()
+
+    def _hear(self, event: Event) -> None:
+        """Give an event to the core and do what it asks for; what comes of that is next in line."""
+        for effect in self.parts.machine.handle(event, self._clock()):
+            self._performer.perform(effect)
+
+    def _work_off(self) -> None:
+        while self._events:
+            self._hear(self._events.popleft())
 
     def _read_packets(self) -> None:
         pipeline, capture = self.parts.pipeline, self.parts.capture
-        if pipeline.ended:
+        if pipeline.ended or self._waits_for_marks():
             self._stop.wait(_READ_S)
             return
         try:
@@ -113,6 +123,13 @@ class Agent:
         pipeline.feed(packets)
         if capture.live:
             pipeline.expire(time.time_ns() // 1_000)
+
+    def _waits_for_marks(self) -> bool:
+        """Whether a recorded capture should stand still until the test harness has said what is in it."""
+        parts = self.parts
+        if parts.capture.live or parts.transport is None or not parts.config.labels.accept_marks:
+            return False
+        return not parts.pipeline.has_marks and self._clock() - self._started_s < _MARKS_GRACE_S
 
     def _end_capture(self, state: str, reason: str, exit_code: ExitCode) -> None:
         pipeline = self.parts.pipeline
@@ -135,16 +152,15 @@ class Agent:
             match event:
                 case LinkUp(protocol):
                     log.info("event=connected protocol=%s", protocol)
-                    self._events.append(Connected())
+                    self._hear(Connected())
                 case LinkDown(reason):
                     log.info("event=disconnected reason=%r", reason)
-                    self._events.append(Disconnected())
+                    self._hear(Disconnected())
                 case Arrived(topic, payload):
                     heard = self.parts.reader.read(topic, payload)
                     if heard is not None:
-                        # At once, not later: the core takes a release while its weights are staged.
-                        for effect in self.parts.machine.handle(heard, self._clock()):
-                            self._performer.perform(effect)
+                        self._hear(heard)
+                    self._work_off()
                 case Delivered(handle):
                     self.parts.post.delivered(handle)
 
@@ -173,6 +189,7 @@ class Agent:
     def _tick(self, now_s: float) -> None:
         parts = self.parts
         parts.supervisor.alive()
+        parts.learner.rest(now_s)
         if self._due("save", _SAVE_S, now_s):
             self._save()
         trouble = parts.memory.trouble

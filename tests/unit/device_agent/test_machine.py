@@ -342,3 +342,12 @@ def test_a_process_that_died_before_choosing_chooses_after_the_restart():
     facts = e.Facts(assignment=assignment())
     core = machine(facts=facts, held=[FALLBACK])
     assert "ChooseModel" in kinds(core.handle(e.RowsCounted(0, 0, 0, baseline_open=False), 0.0))
+
+
+def test_a_failed_own_training_is_tried_again_after_a_pause():
+    core = machine()
+    rows = e.RowsCounted(150, 150, 40, baseline_open=False)
+    job = the(e.StartTraining, core.handle(rows, 0.0)).job
+    core.handle(e.TrainingFailed(job.key, "training-out-of-memory"), 1.0)
+    assert "StartTraining" not in kinds(core.handle(rows, 300.0))
+    assert "StartTraining" in kinds(core.handle(rows, 301.0))
