@@ -46,6 +46,7 @@ class Rounds(RuleBasedStateMachine):
         self.invited: dict[str, set[str]] = {}
         self.sent: set[tuple[int, str, str]] = set()
         self.opened_at = 0.0
+        self.settled_at: float | None = None
         self.running = False
         self.closing = False
         self.accepted: list[str] = []
@@ -55,7 +56,8 @@ class Rounds(RuleBasedStateMachine):
     @rule(members=st.sets(st.sampled_from(DEVICES), min_size=1), in_family=st.sets(st.sampled_from(DEVICES)))
     def candidates(self, members, in_family):
         tasks = tuple(task(d, self.number + 1, families=(FAMILY,) if d in in_family else ()) for d in sorted(members))
-        allowed = self.machine.wants_candidates(self.now) and len(members) >= RULES.min_devices
+        rested = self.settled_at is None or self.now >= self.settled_at + RULES.interval_s
+        allowed = rested and len(members) >= RULES.min_devices
         effects = self.machine.handle(CandidatesSeen(tasks), self.now)
         assert effects == ([OpenRound(self.number + 1, tasks)] if allowed else [])
         if allowed:
@@ -118,6 +120,7 @@ class Rounds(RuleBasedStateMachine):
     def settle(self):
         assert self.machine.handle(RoundSettled(self.number), self.now) == []
         self.running = self.closing = False
+        self.settled_at = self.now
 
     @precondition(lambda self: self.running and not self.closing)
     @rule()

@@ -1,0 +1,308 @@
+"""The machine as a whole: who is invited to what, what is published when, and starting over."""
+
+import numpy as np
+import pytest
+
+from contract.canonical import sha256_hex
+from contract.messages import ActiveModel, EvaluationReport, MarkSet
+from contract.model import DEFAULT_SPEC, ModelId
+from gateway.families import Decide, FamilyBook, FamilyRules
+from gateway.grouping import Grouping, Scaling, make_group
+from gateway.machine import (
+    Announce,
+    Assign,
+    ClearRelease,
+    DropHead,
+    FindFamilies,
+    GatewayMachine,
+    Head,
+    Memory,
+    PeerSaid,
+    PublishRelease,
+    Republish,
+    RoundStored,
+    SearchFinished,
+    SessionUp,
+    StoreReported,
+    Ticked,
+)
+from gateway.registry import DeviceChanged, Refused, Registry, SignatureStored
+from gateway.restore import round_rules
+from gateway.rounds import CloseRound, OpenRound, RefuseUpdate, RoundMachine
+from tests.unit.gateway.builders import birth, config, signature, status, task, telemetry, update
+
+F0, F1, F2, E1 = ("0" * 63 + c for c in "1234")
+DIM = 122
+OFFLINE_AFTER_S = 10_000.0
+
+
+class Bench:
+    """A machine, its memory and a clock."""
+
+    def __init__(self, *, rounds=RoundMachine, **settings):
+        sections = {"rounds": {"min_devices": 3, "warmup_rounds": 1, "interval_s": 0, **settings}}
+        self.config = config(**sections)
+        self.memory = Memory(
+            registry=Registry(spec_id=DEFAULT_SPEC.spec_id, offline_after_s=OFFLINE_AFTER_S),
+            rounds=rounds(round_rules(self.config)),
+            book=FamilyBook(FamilyRules(self.config.rounds.warmup_rounds, 10)),
+            heads={"fallback": Head(F0, 20.0)},
+            published={F0},
+        )
+        self.machine = GatewayMachine(self.config, DEFAULT_SPEC, self.memory)
+        self.now = 0.0
+
+    def say(self, message, device_id=None):
+        return self.machine.handle(PeerSaid(device_id or message.device_id, message), self.now)
+
+    def join(self, *devices, rows=500, sign=True):
+        effects = []
+        for device in devices:
+            for message in (birth(device), status(device), telemetry(device, rows=rows)):
+                effects += self.say(message)
+            if sign:
+                effects += self.say(signature(device))
+        return effects
+
+    def tick(self):
+        return self.machine.handle(Ticked(), self.now)
+
+    def open(self):
+        (opened,) = [e for e in self.tick() if isinstance(e, OpenRound)]
+        return opened
+
+    def finish(self, opened, *, heads):
+        """Expire a round and settle it with the given heads."""
+        self.now += self.config.rounds.deadline_s
+        self.tick()
+        return self.machine.handle(RoundStored(opened.number, (), heads), self.now)
+
+
+def families_of(*groups, fits_none=()):
+    scaling = Scaling(np.zeros(DIM), np.ones(DIM))
+    made = tuple(make_group(g, np.zeros((len(g), DIM))) for g in groups)
+    return Grouping(True, made, tuple(fits_none), "found", {"gate": 0.5}, scaling)
+
+
+def kinds(effects):
+    return [type(effect).__name__ for effect in effects]
+
+
+def with_families():
+    """Six devices, two families of three, after one warm-up round."""
+    bench = Bench()
+    bench.join("a", "b", "c", "d", "e", "f")
+    bench.finish(bench.open(), heads={"fallback": Head(F1, 20.0)})
+    bench.machine.handle(SearchFinished(families_of(("a", "b", "c"), ("d", "e", "f")), 1), bench.now)
+    return bench
+
+
+def test_a_birth_gets_an_assignment_with_a_reason():
+    (effect,) = [e for e in Bench().join("a") if isinstance(e, Assign)]
+    assert effect.assignment.fallback == ModelId(role="fallback", digest=F0)
+    assert effect.assignment.expert is None
+    assert effect.assignment.version == 1
+    assert "after round 1" in effect.assignment.reason
+
+
+def test_a_decision_is_stored_before_its_assignment():
+    names = kinds(Bench().say(birth("a")))
+    assert names == ["DeviceChanged", "Decide", "Assign"]
+
+
+def test_only_ready_devices_with_enough_rows_are_invited():
+    bench = Bench()
+    bench.join("a", "b", "c")
+    bench.join("few", rows=199)
+    bench.join("gone")
+    bench.say(status("gone", "lost"))
+    bench.say(birth("odd", spec_id="0" * 64))
+    bench.say(status("odd"))
+    bench.say(telemetry("odd"))
+    assert [t.device_id for t in bench.open().tasks] == ["a", "b", "c"]
+
+
+def test_no_round_below_min_devices():
+    bench = Bench()
+    bench.join("a", "b")
+    assert bench.tick() == []
+
+
+def test_warm_up_trains_the_fallback_alone():
+    bench = Bench()
+    bench.join("a", "b", "c")
+    assert {tuple(t.role for t in task.targets) for task in bench.open().tasks} == {("fallback",)}
+
+
+def test_tasks_carry_the_settings_and_a_seed_of_the_round():
+    bench = Bench(local_epochs=7, learning_rate=0.02)
+    bench.join("a", "b", "c")
+    first = bench.open()
+    bench.finish(first, heads={})
+    second = bench.open()
+    assert {(t.local_epochs, t.learning_rate) for t in first.tasks} == {(7, 0.02)}
+    assert len({t.seed for t in first.tasks}) == 1
+    assert first.tasks[0].seed != second.tasks[0].seed
+
+
+def test_after_warm_up_families_are_looked_for_among_the_signatures():
+    bench = Bench()
+    bench.join("a", "b", "c")
+    bench.join("d", sign=False)
+    effects = bench.finish(bench.open(), heads={"fallback": Head(F1, 20.0)})
+    assert kinds(effects) == ["PublishRelease", "FindFamilies"]
+    (search,) = [e for e in effects if isinstance(e, FindFamilies)]
+    assert sorted(search.vectors) == ["a", "b", "c"]
+
+
+def test_devices_of_another_spec_take_no_part_in_the_search():
+    bench = Bench()
+    bench.join("a", "b", "c")
+    bench.say(birth("odd", spec_id="0" * 64))
+    bench.say(signature("odd"))
+    (search,) = [e for e in bench.finish(bench.open(), heads={}) if isinstance(e, FindFamilies)]
+    assert sorted(search.vectors) == ["a", "b", "c"]
+
+
+def test_an_expert_starts_from_the_fallback_and_goes_on_from_itself():
+    bench = with_families()
+    opened = bench.open()
+    target = opened.tasks[0].targets[1]
+    assert (target.role, target.family_id, target.base) == ("expert", "family-1", F1)
+    bench.finish(opened, heads={"fallback": Head(F2, 20.0), "family-1": Head(E1, 20.0)})
+    by_device = {t.device_id: [x.base for x in t.targets] for t in bench.open().tasks}
+    assert by_device["a"] == [F2, E1]
+    assert by_device["d"] == [F2, F2]
+
+
+def test_a_family_with_too_few_devices_present_does_not_train_in_vain():
+    bench = with_families()
+    bench.say(status("a", "lost"))
+    targets = {t.device_id: [x.family_id for x in t.targets] for t in bench.open().tasks}
+    assert targets["b"] == [None]
+    assert targets["d"] == [None, "family-2"]
+
+
+def test_a_shared_family_trains_no_expert():
+    bench = Bench()
+    bench.join("a", "b", "c")
+    bench.finish(bench.open(), heads={})
+    scaling = Scaling(np.zeros(DIM), np.ones(DIM))
+    one = Grouping(False, (make_group(("a", "b", "c"), np.zeros((3, DIM))),), (), "none", {"gate": 0.0}, scaling)
+    effects = bench.machine.handle(SearchFinished(one, 1), bench.now)
+    assert [e.assignment.family_id for e in effects if isinstance(e, Assign)] == ["family-1"] * 3
+    assert all(len(t.targets) == 1 for t in bench.open().tasks)
+
+
+def test_new_models_are_published_before_they_are_assigned_and_old_ones_cleared_after():
+    bench = with_families()
+    effects = bench.finish(bench.open(), heads={"fallback": Head(F2, 20.0), "family-1": Head(E1, 20.0)})
+    names = kinds(effects)
+    assert names == ["PublishRelease"] * 2 + ["Assign"] * 6 + ["ClearRelease"]
+    assert [e.digest for e in effects if isinstance(e, PublishRelease)] == sorted([F2, E1])
+    assert [e.digest for e in effects if isinstance(e, ClearRelease)] == [F1]
+    experts = {e.assignment.device_id: e.assignment.expert for e in effects if isinstance(e, Assign)}
+    assert experts["a"] == ModelId(role="expert", family_id="family-1", digest=E1)
+    assert experts["d"] is None
+
+
+def test_versions_grow_only_with_changes():
+    bench = with_families()
+    before = {d: a.version for d, a in bench.memory.assignments.items()}
+    bench.finish(bench.open(), heads={})
+    assert {d: a.version for d, a in bench.memory.assignments.items()} == before
+    bench.finish(bench.open(), heads={"fallback": Head(F2, 20.0)})
+    assert all(a.version == before[d] + 1 for d, a in bench.memory.assignments.items())
+
+
+def test_a_family_that_ends_takes_its_expert_along():
+    bench = with_families()
+    bench.finish(bench.open(), heads={"family-1": Head(E1, 20.0)})
+    effects = bench.machine.handle(SearchFinished(families_of(("a", "b", "c", "d")), 11), bench.now)
+    assert DropHead("family-1") in effects
+    assert ClearRelease(E1) in effects
+    assert all(e.assignment.expert is None for e in effects if isinstance(e, Assign))
+
+
+def test_a_session_republishes_everything_and_takes_back_old_tasks():
+    bench = with_families()
+    bench.finish(bench.open(), heads={"family-1": Head(E1, 20.0)})
+    bench.say(status("f", "lost"))
+    opened = bench.open()
+    announce, *releases, republish = bench.machine.handle(SessionUp(), bench.now)
+    assert announce == Announce()
+    assert {e.digest for e in releases} == {F1, E1}
+    assert isinstance(republish, Republish)
+    assert set(republish.tasks) == set(opened.tasks)
+    assert republish.without_task == ("f",)
+    assert {a.device_id for a in republish.assignments} == set("abcdef")
+
+
+def test_the_norm_bound_grows_with_the_base():
+    """Ten times the base's norm of 20 is 200: 300 is too long, 100 is not."""
+    bench = Bench()
+    bench.join("a", "b", "c")
+    bench.open()
+    length = np.sqrt(DEFAULT_SPEC.n_parameters)
+    for norm, reason in ((300.0, "norm-bound"), (100.0, "wrong-base")):
+        data = np.full(DEFAULT_SPEC.n_parameters, norm / length, dtype=np.float32).tobytes()
+        base = F0 if reason == "norm-bound" else "9" * 64
+        (effect,) = bench.say(update("a", 1, delta=data, delta_digest=sha256_hex(data), base=base))
+        assert effect == RefuseUpdate("a", "round-000001-a-fallback", reason)
+    ok = np.full(DEFAULT_SPEC.n_parameters, 100.0 / length, dtype=np.float32).tobytes()
+    effects = bench.say(update("a", 1, delta=ok, delta_digest=sha256_hex(ok), base=F0))
+    assert kinds(effects) == ["AcceptUpdate"]
+
+
+@pytest.mark.parametrize("message", [birth("b"), status("b"), telemetry("b"), signature("b"), update("b", 1)])
+def test_nobody_speaks_for_another(message):
+    (effect,) = Bench().say(message, "a")
+    assert isinstance(effect, Refused)
+    assert effect.reason == "foreign-device"
+
+
+def test_a_message_that_is_not_for_the_gateway_is_refused():
+    message = MarkSet(run_id="r", device_id="a")
+    assert Bench().say(message) == [Refused("a", "markset", "unexpected")]
+
+
+def test_reports_are_stored_even_from_a_device_without_birth():
+    bench = Bench()
+    model = ModelId(role="fallback", digest=F0)
+    active = ActiveModel(device_id="a", assignment_version=1, active=model, reason="only-one", threshold=0.5)
+    report = EvaluationReport(device_id="a", run_id="r", scores=(), active=model, exam_rows=0, exam_benign_s=0.0)
+    assert kinds(bench.say(active)) == ["DeviceChanged", "StoreReported"]
+    assert bench.say(report) == [StoreReported(report)]
+
+
+def test_a_start_resumes_the_round_and_renews_assignments_that_are_out_of_date():
+    """The last process died after the results were stored and before the assignments were."""
+    old = with_families()
+    bench = Bench(rounds=lambda rules: RoundMachine(rules, last_number=7))
+    bench.memory.assignments.update(old.memory.assignments)
+    bench.memory.book.decisions.update(old.memory.book.decisions)
+    bench.memory.book.families.update(old.memory.book.families)
+    bench.memory.heads["fallback"] = Head(F2, 20.0)
+    effects = bench.machine.start([task("a", 7)], [], 100.0)
+    assert {e.assignment.fallback.digest for e in effects if isinstance(e, Assign)} == {F2}
+    bench.now = 100.0 + bench.config.rounds.deadline_s
+    (close,) = [e for e in bench.tick() if isinstance(e, CloseRound)]
+    assert close.number == 7
+
+
+def test_silent_devices_are_noticed_by_the_tick():
+    bench = Bench()
+    bench.join("a")
+    bench.now = OFFLINE_AFTER_S + 1.0
+    (effect,) = bench.tick()
+    assert isinstance(effect, DeviceChanged)
+    assert not effect.device.online
+
+
+def test_a_late_signature_places_its_device():
+    bench = with_families()
+    bench.join("g", sign=False)
+    effects = bench.say(signature("g"))
+    assert isinstance(effects[0], SignatureStored)
+    (decide,) = [e for e in effects if isinstance(e, Decide)]
+    assert decide.decision.kind in {"late-joiner", "fits-none"}
