@@ -9,7 +9,7 @@ import numpy.typing as npt
 from contract.messages import ModelScore
 from contract.model import ModelId
 from contract.taxonomy import BENIGN_INDEX, N_CLASSES
-from device_agent.detection.calibration import UNCALIBRATED, Calibration, calibrate
+from device_agent.detection.calibration import MIN_ROWS, UNCALIBRATED, Calibration, calibrate
 from device_agent.detection.detector import Detector, decide
 from device_agent.detection.profile import BenignProfile
 from device_agent.events import ChooseModel
@@ -34,8 +34,8 @@ class Evidence:
     ----------
     validation
         Rows of the validation pool.
-    profile
-        Benign training traffic.
+    benign_train
+        Shape ``(n, D)``: benign rows of the training pool.
     flows_per_hour
         Benign flows of the device.
     budget_per_hour
@@ -45,7 +45,7 @@ class Evidence:
     """
 
     validation: Rows
-    profile: BenignProfile | None
+    benign_train: Floats
     flows_per_hour: float
     budget_per_hour: float
     split: SplitSettings
@@ -115,12 +115,18 @@ def choose_detector(
 
 
 def calibrated(model: ModelId, theta: Floats, evidence: Evidence, engine: Engine) -> Detector:
-    """Return a detector with the threshold that the device's benign validation rows set."""
+    """Return a detector with the threshold that the device's benign validation rows set.
+
+    While these are too few, benign training rows join them: such a threshold is somewhat low, but a device without any
+    could not raise an alarm. It is made anew as rows come in.
+    """
     benign = evidence.validation.x[evidence.validation.y == BENIGN_INDEX]
+    if len(benign) < MIN_ROWS:
+        benign = np.concatenate([benign, evidence.benign_train])
     made = calibrate(
         engine.infer(theta, benign), flows_per_hour=evidence.flows_per_hour, budget_per_hour=evidence.budget_per_hour
     )
-    return Detector(engine, theta, model, made or UNCALIBRATED, evidence.profile)
+    return Detector(engine, theta, model, made or UNCALIBRATED, BenignProfile.of(evidence.benign_train))
 
 
 def score_exam(detector: Detector, exam: Rows) -> ModelScore:

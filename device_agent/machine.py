@@ -337,13 +337,8 @@ class AgentMachine:
         rows, enough = self._rows, self.settings.min_benign_rows
         ready = rows.benign >= enough and (not rows.baseline_open or rows.benign >= _BASELINE_ENOUGH * enough)
         idle = self.desk.task is None and self.desk.job is None and not self._request_open
-        if (
-            ready
-            and idle
-            and now_s >= self._local_not_before_s
-            and not self.facts.locally_trained
-            and self.active == self.settings.factory
-        ):
+        untrained = not self.facts.locally_trained and self.active == self.settings.factory
+        if ready and idle and untrained and now_s >= self._local_not_before_s:
             effects += self.desk.start_local(self.settings.factory.digest, now_s)
         return effects
 

@@ -183,7 +183,7 @@ def gather_evidence(config: AgentConfig, buffer: SampleBuffer, flows_per_hour: f
     train = buffer.rows(Split.TRAIN)
     return Evidence(
         validation=buffer.rows(Split.VALIDATION),
-        profile=BenignProfile.of(train.x[train.y == BENIGN_INDEX]),
+        benign_train=train.x[train.y == BENIGN_INDEX],
         flows_per_hour=flows_per_hour,
         budget_per_hour=config.detector.false_alarms_per_hour,
         split=buffer.settings.split,
@@ -299,7 +299,7 @@ def _first_detector(
     theta = memory.models[active.digest].weights
     if restored.calibration is None:
         return calibrated(active, theta, evidence, engine)
-    return Detector(engine, theta, active, restored.calibration, evidence.profile)
+    return Detector(engine, theta, active, restored.calibration, BenignProfile.of(evidence.benign_train))
 
 
 def _transport(config: AgentConfig, session: str) -> Transport | None:
