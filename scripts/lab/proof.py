@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from apt_proxy import make_server
@@ -59,10 +59,9 @@ class Settings:
     lab: Path
     suite: str
     wheelhouses: dict[str, Path]
-    attack: Path
-    benign: Path | None
+    captures: Path
     replay: list[str]
-    agent_settings: dict[str, object] = field(default_factory=dict)
+    agent_settings: dict[str, object]
     quick: bool = False
 
 
@@ -415,7 +414,9 @@ def _prove_access(rack: Rack, report: Report) -> None:
         finally:
             watcher.terminate()
             watcher.wait()
-        topics = {line.split(" ")[0] for line in heard.read_text().splitlines() if line.endswith(" probe")}
+        topics = {
+            line.split(" ")[0] for line in heard.read_text(errors="replace").splitlines() if line.endswith(" probe")
+        }
         seen["arrived"] = sorted(topics)
         _expect(topics == {f"kinwatch/1/device/{DEVICE}/{leaf}" for leaf in ("telemetry", "report")}, f"{topics}")
     with report.check("the broker refuses strangers"):
@@ -435,25 +436,33 @@ def _alert_lines(rack: Rack) -> int:
     )
 
 
-def _replay(rack: Rack, capture: Path) -> float:
+def _replay(rack: Rack, name: str) -> float:
+    capture = rack.settings.captures / f"{name}.pcap"
     argv = [part.format(capture=capture, interface="replay0") for part in rack.settings.replay]
     start = time.monotonic()
     run("ip", "netns", "exec", rack.network.replayer, *argv, timeout=600)
     return round(time.monotonic() - start, 1)
 
 
+def _journal(rack: Rack, pattern: str) -> str:
+    """Return the last line of the agent's journal that fits, empty without one."""
+    command = f"sudo journalctl -u kinwatch-agent --no-pager -o cat | grep -E '{pattern}' | tail -1"
+    return rack.ssh(DEVICE, command, check=False)
+
+
 def _prove_detection(rack: Rack, report: Report) -> None:
-    benign, attack = rack.settings.benign, rack.settings.attack
-    if benign is not None:
-        with report.check("commissioning: benign traffic in the baseline window") as seen:
-            seen["replay_s"] = _replay(rack, benign)
-            seen["alerts"] = _alert_lines(rack)
+    with report.check("commissioning: the device trains its own model on benign traffic") as seen:
+        seen["replay_s"] = _replay(rack, "benign")
+        seen["model_after_replay_s"] = wait_for("a model", lambda: _journal(rack, "event=model-in-use"), 120.0, 1.0)
+        for event in ("trained", "model-in-use"):
+            seen[event] = _journal(rack, f"event={event}").partition(f"event={event} ")[2]
+        seen["alerts"] = _alert_lines(rack)
     with report.check("an attack on the live interface raises an alert") as seen:
         heard = rack.work / "alerts.txt"
         watcher = _watch(rack, f"kinwatch/1/device/{DEVICE}/alert", heard)
         try:
             earlier = _alert_lines(rack)
-            seen["replay_s"] = _replay(rack, attack)
+            seen["replay_s"] = _replay(rack, "attack")
             seen["file_after_replay_s"] = wait_for("an alert in the file", lambda: _alert_lines(rack) > earlier, 120.0)
             seen["mqtt_after_file_s"] = wait_for("an alert over MQTT", lambda: heard.stat().st_size > 0, 30.0)
         finally:
@@ -488,7 +497,7 @@ def _prove_recovery(rack: Rack, report: Report) -> None:
         rack.ssh(GATEWAY, "sudo systemctl stop mosquitto")
         try:
             earlier = _alert_lines(rack)
-            _replay(rack, rack.settings.attack)
+            _replay(rack, "attack")
             seen["file_after_replay_s"] = wait_for("an alert in the file", lambda: _alert_lines(rack) > earlier, 120.0)
         finally:
             rack.ssh(GATEWAY, "sudo systemctl start mosquitto")
