@@ -52,7 +52,7 @@ def _add_demo(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, default=Path("demo-out"), help="folder of the results (default: demo-out)")
     parser.add_argument("--seed", type=_count(0), default=7, help="seed of traffic and training (default: 7)")
     parser.add_argument("--devices", type=_count(1), help="only the first so many devices (default: all)")
-    parser.add_argument("--rounds", type=_count(1), help="federated rounds (default: 14, quick: 6)")
+    parser.add_argument("--rounds", type=_count(1), help="federated rounds (default: 40, quick: 12)")
     parser.add_argument("--broker", choices=("auto", "mosquitto", "embedded"), default="auto", help="MQTT broker")
     parser.add_argument("--port", type=_count(0), default=0, help="port of the broker on 127.0.0.1 (0: a free one)")
     parser.add_argument("--speed", type=_speed, default=0.0, help="packet time per wall time (0: as fast as read)")
@@ -80,8 +80,8 @@ def _demo(arguments: argparse.Namespace) -> int:
         captures=arguments.captures,
         seed=arguments.seed,
         devices=arguments.devices,
-        rounds=arguments.rounds or (6 if quick else 14),
-        warmup_rounds=min(2 if quick else 5, max(1, (arguments.rounds or 14) // 2)),
+        rounds=arguments.rounds or (12 if quick else 40),
+        warmup_rounds=min(2 if quick else 5, max(1, (arguments.rounds or 12) // 2)),
         learn_s=300.0 if quick else 1_200.0,
         exam_s=150.0 if quick else 600.0,
         broker=arguments.broker,

@@ -174,17 +174,14 @@ def device_table(results: RunResults) -> Table:
         )
     table.add_section()
     alarms, hours = results.false_alarms()
-    table.add_row(
-        "mean" if results.devices else "",
-        "",
-        "",
-        number(results.mean_f1("fallback")),
-        number(results.mean_f1("expert")),
-        number(results.mean_f1("in-use")),
-        number(alarms / hours if hours else None, digits=1),
-        "",
-        "",
-    )
+    rate = number(alarms / hours if hours else None, digits=1)
+    means = [number(results.mean_f1(model)) for model in ("fallback", "in-use")]
+    table.add_row("mean, all", "", "", means[0], "", means[1], rate, "", "")
+    with_expert = [device for device in results.devices if device.f1_of("expert") is not None]
+    if with_expert:
+        both = results.model_copy(update={"devices": tuple(with_expert)})
+        figures = [number(both.mean_f1(model)) for model in ("fallback", "expert", "in-use")]
+        table.add_row("with expert", "", "", *figures, "", "", "")
     return table
 
 

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+import psutil  # type: ignore[import-untyped]
+
 from contract import CONTRACT_VERSION
 from contract.exit_codes import ExitCode
 from contract.features import SCHEMA_ID
@@ -68,7 +70,7 @@ class DemoSettings:
     captures: Path | None = None
     seed: int = 7
     devices: int | None = None
-    rounds: int = 14
+    rounds: int = 40
     warmup_rounds: int = 5
     learn_s: float = 1_200.0
     exam_s: float = 600.0
@@ -160,10 +162,9 @@ def _refuse_foreign(where: RunDir) -> None:
         if any(where.run.iterdir()):
             raise HarnessError(f"{where.run} holds files that no run made; give another --out", code=ExitCode.STORE)
         return
-    with contextlib.suppress(ValueError, ProcessLookupError):
+    with contextlib.suppress(ValueError):
         pid = int(marker.read_text())
-        if pid != os.getpid():
-            os.kill(pid, 0)
+        if pid != os.getpid() and psutil.pid_exists(pid):
             raise HarnessError(f"a run with process id {pid} uses {where.out}; give another --out", code=ExitCode.STORE)
 
 
@@ -171,7 +172,12 @@ def gateway_config(where: RunDir, settings: DemoSettings, broker: RunningBroker,
     """Return the gateway's configuration: rounds follow each other at once, all devices take part."""
     return {
         "seed": settings.seed,
-        "broker": {"host": broker.host, "port": broker.port},
+        # The embedded broker leaves an MQTT 5 greeting without an answer.
+        "broker": {
+            "host": broker.host,
+            "port": broker.port,
+            "protocol": "3.1.1" if broker.kind == "embedded" else "auto",
+        },
         "store": {"dir": str(where.run / "gateway")},
         "signing": {"dir": str(where.signing)},
         "rounds": {
