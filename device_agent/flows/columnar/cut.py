@@ -109,7 +109,7 @@ class Cutter:
         order = _by_row(rows[low:high], table.keys.capacity)
         at = order + low if low else order
         row, at_time = rows[at], time[at]
-        start = np.flatnonzero(np.concatenate(([True], row[1:] != row[:-1])))
+        start = (np.concatenate(([True], row[1:] != row[:-1]))).nonzero()[0]
         key_row = row[start]
         n, live = len(at), table.live[key_row]
         plan = Plan(
@@ -162,7 +162,7 @@ class _Cut:
         """Settle all keys."""
         plan, start = self._plan, self._plan.start
         least_gap = np.minimum.reduceat(self._gap, start)
-        idle = np.flatnonzero(self._gap >= self._idle_us)
+        idle = (self._gap >= self._idle_us).nonzero()[0]
         lasting = plan.time[self._end - 1] - self._first >= self._active_us
         tcp = (self._table.keys.key_1[plan.row] & np.uint64(0xFF)) == TCP
         walked = least_gap < 0
@@ -177,9 +177,9 @@ class _Cut:
         if len(idle):
             self._cut_idle(idle, walked)
         if lasting.any():
-            self._cut_active(np.flatnonzero(lasting & ~walked))
+            self._cut_active((lasting & ~walked).nonzero()[0])
         if walked.any():
-            self._walk(np.flatnonzero(walked))
+            self._walk(walked.nonzero()[0])
 
     def _key_of(self, at: Index) -> Index:
         return np.searchsorted(self._plan.start, at, side="right") - 1
@@ -204,7 +204,7 @@ class _Cut:
     def _tcp_ends(self, eventful: Bool, walked: Bool) -> None:
         """Find the end of keys with at most one; mark the others in ``walked``."""
         plan, flags, start = self._plan, self._flags, self._plan.start
-        packet_of = np.flatnonzero(np.repeat(eventful, self._end - start))
+        packet_of = (np.repeat(eventful, self._end - start)).nonzero()[0]
         if not len(packet_of):
             return
         flag, key = flags[packet_of], self._key_of(packet_of)
@@ -213,7 +213,7 @@ class _Cut:
         at = packet_of[(flag & RST) != 0]
         end[self._key_of(at)[::-1]] = at[::-1]
         np.minimum(end, self._fin_end(packet_of, flag, key, far), out=end)
-        ended = np.flatnonzero(end < far)
+        ended = (end < far).nonzero()[0]
         syn = packet_of[(flag & (SYN | ACK)) == SYN]
         if len(syn):
             # A SYN behind anything but SYNs may belong to another connection.
@@ -246,7 +246,7 @@ class _Cut:
         forward |= packets.symmetric[plan.at[packet_of]]
         seen_f, seen_b = np.full(n_keys, far), np.full(n_keys, far)
         for seen, side, bit in ((seen_f, forward, st.FIN_FORWARD), (seen_b, ~forward, st.FIN_BACKWARD)):
-            which = np.flatnonzero(fin & side)[::-1]
+            which = (fin & side).nonzero()[0][::-1]
             seen[key[which]] = packet_of[which]
             seen[stored & ((bits & bit) != 0)] = -1
         both = (seen_f < far) & (seen_b < far)
@@ -254,7 +254,7 @@ class _Cut:
         closed_forward = np.where(second < 0, (bits & st.CLOSED_FORWARD) != 0, seen_f > seen_b)
         answers = (flag & (ACK | FIN | RST)) == ACK
         answers &= both[key] & (forward != closed_forward[key]) & (packet_of > second[key])
-        which = np.flatnonzero(answers)[::-1]
+        which = answers.nonzero()[0][::-1]
         ends[key[which]] = packet_of[which]
         return ends
 
@@ -279,7 +279,7 @@ class _Cut:
         plan, active_us = self._plan, self._active_us
         for key in keys:
             low, high = int(plan.start[key]), int(self._end[key])
-            bounds = [*(low + np.flatnonzero(plan.does[low + 1 : high] == OPENS) + 1).tolist(), high]
+            bounds = [*(low + (plan.does[low + 1 : high] == OPENS).nonzero()[0] + 1).tolist(), high]
             first = int(plan.time[low]) if plan.does[low] == OPENS else int(self._first[key])
             for bound in bounds:
                 at = low

@@ -146,7 +146,7 @@ class ColumnarMeter:
         start = 0
         while start < len(time):
             clock = np.maximum.accumulate(np.maximum(time[start:], self._clock_us))
-            steps = np.flatnonzero(time[start + 1 :] < clock[:-1] - _CLOCK_STEP_US) if len(clock) > 1 else ()
+            steps = (time[start + 1 :] < clock[:-1] - _CLOCK_STEP_US).nonzero()[0] if len(clock) > 1 else ()
             first_steps = time[start] < self._clock_us - _CLOCK_STEP_US
             if first_steps:
                 self._step_back(int(time[start]))
@@ -244,7 +244,7 @@ class ColumnarMeter:
         """Give flows the counts of their initiators."""
         first = parts.first_part
         at = parts.at[parts.begin[first]]
-        opened = np.flatnonzero(parts.opened)
+        opened = parts.opened.nonzero()[0]
         opened = opened[np.argsort(at[opened])]
         counts = np.zeros((len(first), 3), dtype=np.int64)
         if len(opened) < len(first):
@@ -259,7 +259,7 @@ class ColumnarMeter:
     def _close_parts(self, parts: fold.Parts, flows: npt.NDArray[np.void]) -> None:
         """Close what the packets of a plan close, in their order."""
         table = self._table
-        stored = np.flatnonzero(parts.before != NO_REASON)
+        stored = (parts.before != NO_REASON).nonzero()[0]
         closed = fold.reasons(parts)
         if not len(stored) and not len(closed):
             return
@@ -278,8 +278,8 @@ class ColumnarMeter:
         table = self._table
         last_of_key = np.append(parts.row[1:] != parts.row[:-1], [True])
         n_before = int(np.count_nonzero(table.live[parts.row[last_of_key]]))
-        gone = np.flatnonzero(last_of_key & (parts.reason != NO_REASON))
-        kept = np.flatnonzero(last_of_key & (parts.reason == NO_REASON))
+        gone = (last_of_key & (parts.reason != NO_REASON)).nonzero()[0]
+        kept = (last_of_key & (parts.reason == NO_REASON)).nonzero()[0]
         table.live[parts.row[gone]] = False
         table.last[parts.row[gone]] = NONE
         rows = parts.row[kept]
@@ -291,15 +291,15 @@ class ColumnarMeter:
 
     def _remember_ends(self, plan: Plan) -> None:
         """Note which keys TCP ended, for their trailing packets."""
-        ends = np.flatnonzero(plan.after == EndReason.TCP_END)
+        ends = (plan.after == EndReason.TCP_END).nonzero()[0]
         if not len(ends) and not len(plan.forgets):
             return
         table = self._table
         last_end, last_forget = np.full(len(plan.row), -1), np.full(len(plan.row), -1)
         last_end[np.searchsorted(plan.start, ends, side="right") - 1] = ends
         last_forget[np.searchsorted(plan.start, plan.forgets, side="right") - 1] = plan.forgets
-        ended = np.flatnonzero((last_end >= 0) & (last_end >= last_forget))
-        table.forget_ends(plan.row[np.flatnonzero(last_forget >= 0)])
+        ended = ((last_end >= 0) & (last_end >= last_forget)).nonzero()[0]
+        table.forget_ends(plan.row[(last_forget >= 0).nonzero()[0]])
         rows, at = plan.row[ended], last_end[ended]
         table.n_ended += len(rows) - int(np.count_nonzero(table.ended[rows] >= 0))
         table.ended[rows] = plan.time[at]

@@ -6,7 +6,7 @@ from hashlib import blake2b
 import numpy as np
 import numpy.typing as npt
 
-from contract.features import NAMES
+from contract.features import INDEX, N_FEATURES
 from device_agent.flows.columnar.state import HANDSHAKE, HAS_TCP, SUM
 from device_agent.flows.packets import ICMP, ICMPV6, TCP, UDP
 from device_agent.flows.records import EMPTY, IDENTITY, FlowBatch
@@ -20,9 +20,31 @@ _ID_INPUT = struct.Struct("!HHBIq")
 _ID_DTYPE = np.dtype(
     [("src", "V16"), ("dst", "V16"), ("src_port", ">u2"), ("dst_port", ">u2"), ("proto", "u1"), ("vlan", ">u4"), ("first", ">i8")]
 )
-_SIDES = ("fwd", "bwd")
-_FLAG_PAIRS = {"syn": ("syn_ack", 0), "ack": ("syn_ack", 32), "fin": ("fin_rst", 0), "rst": ("fin_rst", 32),
-               "psh": ("psh_urg", 0), "urg": ("psh_urg", 32)}  # fmt: skip
+_HALF, _LOW_HALF = np.uint64(32), np.uint64(0xFFFFFFFF)
+
+
+def _at(*patterns: str) -> npt.NDArray[np.intp]:
+    """Return the places of features in the schema."""
+    return np.array([INDEX[name] for name in patterns], dtype=np.intp)
+
+
+_SIDE_PKTS, _SIDE_BYTES = _at("fwd_pkts", "bwd_pkts"), _at("fwd_bytes", "bwd_bytes")
+_PAYLOAD_BYTES, _PAYLOAD_PKTS = _at("fwd_payload_bytes", "bwd_payload_bytes"), _at("fwd_payload_pkts", "bwd_payload_pkts")
+_DURATIONS = _at("duration_s", "fwd_duration_s", "bwd_duration_s")
+_BYTES_PER_S = _at("bytes_per_s", "fwd_bytes_per_s", "bwd_bytes_per_s")
+_INIT_WINDOWS = _at("fwd_init_win", "bwd_init_win")
+_OPENED = _at("initiator_flows", "initiator_peers", "initiator_ports")
+_FLAGS = [
+    ((_at(f"fwd_{low}_pkts", f"bwd_{low}_pkts"), _at(f"fwd_{high}_pkts", f"bwd_{high}_pkts")), f"{low}_{high}")
+    for low, high in (("syn", "ack"), ("fin", "rst"), ("psh", "urg"))
+]
+_STATISTICS = np.array(
+    [
+        [[INDEX[f"{who}_{what}_{name}{unit}"] for who in ("all", "fwd", "bwd")] for what, unit in (("len", ""), ("iat", "_s"))]
+        for name in ("min", "max", "mean", "std")
+    ]
+)
+"""Places of the statistics: by statistic, by lengths and gaps, by all packets and each direction."""
 
 
 def records(flows: npt.NDArray[np.void], reasons: npt.NDArray[np.uint8]) -> FlowBatch:
@@ -37,11 +59,7 @@ def records(flows: npt.NDArray[np.void], reasons: npt.NDArray[np.uint8]) -> Flow
     """
     if not len(flows):
         return EMPTY
-    columns = _columns(flows)
-    features = np.empty((len(flows), len(NAMES)), dtype=np.float64)
-    for i, name in enumerate(NAMES):
-        features[:, i] = columns[name]
-    return FlowBatch(identity=_identity(flows, reasons), features=features)
+    return FlowBatch(identity=_identity(flows, reasons), features=_features(flows))
 
 
 def _identity(flows: npt.NDArray[np.void], reasons: npt.NDArray[np.uint8]) -> npt.NDArray[np.void]:
@@ -83,76 +101,65 @@ def _flow_ids(named: npt.NDArray[np.void]) -> U64:
     return np.frombuffer(b"".join(digests), dtype=">u8").astype(np.uint64) >> np.uint64(1)
 
 
-def _columns(flows: npt.NDArray[np.void]) -> dict[str, F64]:
-    """Return every feature by name."""
-    sums = flows["sums"]
+def _features(flows: npt.NDArray[np.void]) -> F64:
+    """Return the features, shape ``(n, N_FEATURES)``. Rows of three are all packets, forward and backward ones."""
+    sums = np.ascontiguousarray(flows["sums"].transpose(2, 1, 0))
+    signed = sums.view(np.int64)
     proto = flows["key_1"] & np.uint64(0xFF)
-    pkts = sums[:, :, SUM["pkts"]].astype(np.int64)
-    size = sums[:, :, SUM["bytes"]].astype(np.int64)
-    squares = sums[:, :, SUM["len_squares"]]
-    gap_squares = sums[:, :, SUM["gap_squares"]]
-    all_pkts, all_size = pkts.sum(axis=1), size.sum(axis=1)
-    duration_us = flows["last"] - flows["first"]
-    side_us = np.where(pkts > 0, flows["side_last"] - flows["side_first"], 0)
-    per_second = _SECOND_US / np.maximum(duration_us, 1)
-    out: dict[str, F64] = {
-        "proto_tcp": proto == TCP,
-        "proto_udp": proto == UDP,
-        "proto_icmp": (proto == ICMP) | (proto == ICMPV6),
-        "duration_s": duration_us / _SECOND_US,
-        "bytes_per_s": all_size * per_second,
-        "pkts_per_s": all_pkts * per_second,
-        "down_up_ratio": _ratio(pkts[:, 1], pkts[:, 0]),
-        "handshake_done": ((flows["tcp"] & HAS_TCP) != 0) & ((flows["tcp"] & HANDSHAKE) == HANDSHAKE),
-        "initiator_flows": flows["opened"][:, 0],
-        "initiator_peers": flows["opened"][:, 1],
-        "initiator_ports": flows["opened"][:, 2],
-    }
-    least, greatest = flows["least"], flows["greatest"]
-    out |= _lengths("all", least[:, :, 0].min(axis=1), greatest[:, :, 0].max(axis=1), all_pkts, all_size, squares.sum(axis=1))
-    out |= _gaps("all", flows["gap_min"], flows["gap_max"], all_pkts - 1, duration_us, flows["gap_squares"])
-    for i, side in enumerate(_SIDES):
-        n = pkts[:, i]
-        out |= {
-            f"{side}_pkts": n,
-            f"{side}_bytes": size[:, i],
-            f"{side}_payload_bytes": sums[:, i, SUM["payload_bytes"]],
-            f"{side}_payload_pkts": sums[:, i, SUM["payload_pkts"]],
-            f"{side}_duration_s": side_us[:, i] / _SECOND_US,
-            f"{side}_bytes_per_s": size[:, i] * per_second,
-            f"{side}_init_win": np.maximum(flows["window"][:, i], 0),
-        }
-        out |= {
-            f"{side}_{flag}_pkts": (sums[:, i, SUM[pair]] >> np.uint64(shift)) & np.uint64(0xFFFFFFFF)
-            for flag, (pair, shift) in _FLAG_PAIRS.items()
-        }
-        out |= _lengths(side, least[:, i, 0], greatest[:, i, 0], n, size[:, i], squares[:, i])
-        out |= _gaps(side, least[:, i, 1], greatest[:, i, 1], n - 1, side_us[:, i], gap_squares[:, i])
-    return out
+    pkts, size = _with_total(signed[SUM["pkts"]]), _with_total(signed[SUM["bytes"]])
+    spans_us = np.empty_like(pkts)
+    spans_us[0] = flows["last"] - flows["first"]
+    spans_us[1:] = np.where(pkts[1:] > 0, flows["side_last"].T - flows["side_first"].T, 0)
+    per_second = _SECOND_US / np.maximum(spans_us[0], 1)
+    opened, tcp = flows["opened"], flows["tcp"]
+    out = np.empty((N_FEATURES, len(flows)), dtype=np.float64)
+    out[INDEX["proto_tcp"]] = proto == TCP
+    out[INDEX["proto_udp"]] = proto == UDP
+    out[INDEX["proto_icmp"]] = (proto == ICMP) | (proto == ICMPV6)
+    out[_SIDE_PKTS], out[_SIDE_BYTES] = pkts[1:], size[1:]
+    out[_PAYLOAD_BYTES], out[_PAYLOAD_PKTS] = signed[SUM["payload_bytes"]], signed[SUM["payload_pkts"]]
+    out[_DURATIONS] = spans_us / _SECOND_US
+    out[_BYTES_PER_S] = size * per_second
+    out[INDEX["pkts_per_s"]] = pkts[0] * per_second
+    out[INDEX["down_up_ratio"]] = _ratio(pkts[2], pkts[1])
+    out[INDEX["handshake_done"]] = (tcp & (HAS_TCP | HANDSHAKE)) == (HAS_TCP | HANDSHAKE)
+    out[_INIT_WINDOWS] = np.maximum(flows["window"], 0).T
+    out[_OPENED] = opened.T
+    for names, pair in _FLAGS:
+        out[names[0]] = sums[SUM[pair]] & _LOW_HALF
+        out[names[1]] = sums[SUM[pair]] >> _HALF
+    _statistics(out, flows, pkts, size, spans_us, sums)
+    return np.ascontiguousarray(out.T)
 
 
-def _lengths(prefix: str, least: I64, greatest: I64, count: I64, total: I64, squares: U64) -> dict[str, F64]:
-    return {
-        f"{prefix}_len_min": np.where(count > 0, least, 0),
-        f"{prefix}_len_max": greatest,
-        f"{prefix}_len_mean": _ratio(total, count),
-        f"{prefix}_len_std": deviation(count, total, squares),
-    }
+def _statistics(
+    out: F64, flows: npt.NDArray[np.void], pkts: I64, size: I64, spans_us: I64, sums: U64
+) -> None:
+    """Fill the statistics of lengths and gaps."""
+    least, greatest = flows["least"].transpose(2, 1, 0), flows["greatest"].transpose(2, 1, 0)
+    gaps = np.maximum(pkts - 1, 0)
+    count, total = np.stack([pkts, gaps]), np.stack([size, spans_us])
+    squares, low, high = np.empty_like(count, dtype=np.uint64), np.empty_like(count), np.empty_like(count)
+    squares[:, 1:] = sums[[SUM["len_squares"], SUM["gap_squares"]]]
+    squares[0, 0] = squares[0, 1] + squares[0, 2]
+    squares[1, 0] = flows["gap_squares"]
+    low[:, 1:], high[:, 1:] = least, greatest
+    low[0, 0], high[0, 0] = least[0].min(axis=0), greatest[0].max(axis=0)
+    low[1, 0], high[1, 0] = flows["gap_min"], flows["gap_max"]
+    values = np.stack([np.where(count > 0, low, 0), high, _ratio(total, count), deviation(count, total, squares)])
+    values[:, 1] /= _SECOND_US
+    out[_STATISTICS] = values
 
 
-def _gaps(prefix: str, least: I64, greatest: I64, count: I64, total: I64, squares: U64) -> dict[str, F64]:
-    some = count > 0
-    return {
-        f"{prefix}_iat_min_s": np.where(some, least, 0) / _SECOND_US,
-        f"{prefix}_iat_max_s": np.where(some, greatest, 0) / _SECOND_US,
-        f"{prefix}_iat_mean_s": _ratio(total, np.maximum(count, 0)) / _SECOND_US,
-        f"{prefix}_iat_std_s": deviation(count, total, squares) / _SECOND_US,
-    }
+def _with_total(sides: I64) -> I64:
+    """Return three rows of two: their sum first."""
+    return np.stack([sides[0] + sides[1], sides[0], sides[1]])
 
 
 def _ratio(above: I64, below: I64) -> F64:
     """Return quotients, 0 where the divisor is."""
-    out: F64 = np.where(below > 0, above / np.maximum(below, 1), 0.0)
+    out: F64 = above / np.maximum(below, 1)
+    out[below <= 0] = 0.0
     return out
 
 

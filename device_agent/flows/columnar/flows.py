@@ -104,11 +104,11 @@ class FlowTable:
 
     def oldest(self, n: int) -> Rows:
         """Return the ``n`` live flows without packets for longest, in order."""
-        return _first(np.flatnonzero(self.live), self.turn, n)
+        return _first(self.live.nonzero()[0], self.turn, n)
 
     def oldest_ends(self, n: int) -> Rows:
         """Return the ``n`` oldest TCP ends, in order."""
-        return _first(np.flatnonzero(self.ended >= 0), self.ended_turn, n)
+        return _first((self.ended >= 0).nonzero()[0], self.ended_turn, n)
 
     def touch(self, rows: Rows) -> None:
         """Note rows that may have become free."""
@@ -126,7 +126,7 @@ class FlowTable:
 
 
 def _head(due: npt.NDArray[np.bool_], known: npt.NDArray[np.bool_], turns: I64) -> Rows:
-    rows = np.flatnonzero(due)
+    rows = due.nonzero()[0]
     if len(rows):
         kept = turns[known & ~due]
         if len(kept):

@@ -18,6 +18,7 @@ I64 = npt.NDArray[np.int64]
 Bool = npt.NDArray[np.bool_]
 
 _LAST_PART = 0xFFFF
+_FAR = np.int64(1 << 62)
 
 
 @dataclass(slots=True, eq=False)
@@ -79,7 +80,7 @@ def split(plan: Plan) -> Parts:
     n = len(at)
     begins = (does == OPENS) | (does == NEXT_PART)
     begins[start] = True
-    begin = np.flatnonzero(begins)
+    begin = begins.nonzero()[0]
     end = np.append(begin[1:], n)
     of_key = np.searchsorted(start, begin, side="right") - 1
     first_of_key = begin == start[of_key]
@@ -87,7 +88,7 @@ def split(plan: Plan) -> Parts:
     reason = after[end - 1]
     closed_by = at[end - 1]
     followed = ~first_of_key[1:]
-    by_next = np.flatnonzero(followed & (part_before[1:] != NO_REASON))
+    by_next = (followed & (part_before[1:] != NO_REASON)).nonzero()[0]
     reason[by_next] = part_before[by_next + 1]
     closed_by[by_next] = at[begin[by_next + 1]]
     opened = part_does == OPENS
@@ -99,7 +100,7 @@ def split(plan: Plan) -> Parts:
         end=end,
         row=key_row[of_key],
         flow=np.cumsum(heads) - 1,
-        first_part=np.flatnonzero(heads),
+        first_part=heads.nonzero()[0],
         opened=opened[heads],
         continues=heads & ~opened & (part_does != NEXT_PART),
         reason=reason,
@@ -120,8 +121,8 @@ def fold(parts: Parts, packets: Packets, table: FlowTable) -> npt.NDArray[np.voi
     forward = packets.swapped[parts.at] == np.repeat(flows["swapped"], parts.end - parts.begin)
     forward |= packets.symmetric[parts.at]
     flags = packets.flags[parts.at]
-    _count(flows, parts, packets, forward, flags, old)
-    _windows(flows, parts, packets, forward, old)
+    firsts = _count(flows, parts, packets, forward, flags, old)
+    _first_windows(flows, parts, packets, old, firsts)
     _tcp(flows, parts, packets, forward, flags, old)
     return flows
 
@@ -144,9 +145,12 @@ def _count(
     forward: Bool,
     flags: npt.NDArray[np.uint8],
     old: npt.NDArray[np.void],
-) -> None:
-    """Fill sums, extremes and times; parts that continue take over what the table has."""
-    continued = np.flatnonzero(parts.continues)
+) -> tuple[Index, Index, Index]:
+    """Fill sums, extremes and times; parts that continue take over what the table has.
+
+    Returns the parts and directions with packets, and the position of the first packet of each.
+    """
+    continued = parts.continues.nonzero()[0]
     earlier = old[parts.flow[continued]]
     time, begin = parts.time, parts.begin
     gap = np.empty(len(time), dtype=np.int64)
@@ -163,7 +167,7 @@ def _count(
     lane += ~forward
     by_side = np.argsort(lane, kind="stable")
     lane = lane[by_side]
-    side_begin = np.flatnonzero(np.concatenate(([True], lane[1:] != lane[:-1])))
+    side_begin = (np.concatenate(([True], lane[1:] != lane[:-1]))).nonzero()[0]
     lane = lane[side_begin]
     part, side = (lane >> 1).astype(np.intp), (lane & 1).astype(np.intp)
     time = time[by_side]
@@ -174,7 +178,7 @@ def _count(
     if len(continued):
         of_old = np.full(len(begin), -1)
         of_old[continued] = np.arange(len(continued))
-        linked = np.flatnonzero(of_old[part] >= 0)
+        linked = (of_old[part] >= 0).nonzero()[0]
         link, link_side = of_old[part[linked]], side[linked]
         began = earlier["sums"][link, link_side, 0] != 0
         linked = linked[began]
@@ -191,28 +195,28 @@ def _count(
         later = flows[continued]
         st.merge(later, earlier)
         flows[continued] = later
+    return part, side, sorted_at[side_begin]
 
 
-def _windows(
-    flows: npt.NDArray[np.void], parts: Parts, packets: Packets, forward: Bool, old: npt.NDArray[np.void]
+def _first_windows(
+    flows: npt.NDArray[np.void], parts: Parts, packets: Packets, old: npt.NDArray[np.void], firsts: tuple[Index, Index, Index]
 ) -> None:
-    """Fill the first TCP window of each direction; a later part has those of its flow."""
-    first = parts.at[parts.begin[parts.first_part]]
-    has_tcp = np.where(parts.opened, packets.has_tcp[first], (old["tcp"] & st.HAS_TCP) != 0)
+    """Fill the first TCP window of each direction; a later part has those of its flow.
+
+    ``firsts``: the parts and directions with packets, and the first packet of each.
+    """
+    part, side, at = firsts
+    head = parts.at[parts.begin[parts.first_part]]
+    has_tcp = np.where(parts.opened, packets.has_tcp[head], (old["tcp"] & st.HAS_TCP) != 0)
     flows["tcp"] = np.where(has_tcp, st.HAS_TCP, 0)[parts.flow]
-    if not has_tcp.any():
-        return
-    flow_of_packet = np.repeat(parts.flow, parts.end - parts.begin)
-    far = len(parts.at)
-    for side, mine in ((0, forward), (1, ~forward)):
-        which = np.flatnonzero(mine & has_tcp[flow_of_packet])[::-1]
-        seen = np.full(len(has_tcp), far)
-        seen[flow_of_packet[which]] = which
-        window = np.append(packets.window[parts.at], 0).astype(np.int32)[seen]
-        stored = np.where(parts.opened, -1, old["window"][:, side])
-        window = np.where(stored >= 0, stored, np.where(seen < far, window, -1))
-        known = (stored >= 0)[parts.flow] | (seen[parts.flow] < parts.end)
-        flows["window"][:, side] = np.where(known, window[parts.flow], -1)
+    flows["window"][part, side] = np.where(has_tcp[parts.flow[part]], packets.window[at].astype(np.int32), -1)
+    first = parts.first_part
+    known = ~parts.opened[:, None] & (old["window"] >= 0)
+    flows["window"][first] = np.where(known, old["window"], flows["window"][first])
+    if len(first) < len(flows):
+        for later in np.setdiff1d(np.arange(len(flows)), first):
+            before = flows["window"][later - 1]
+            flows["window"][later] = np.where(before >= 0, before, flows["window"][later])
 
 
 def _tcp(
@@ -224,56 +228,99 @@ def _tcp(
     old: npt.NDArray[np.void],
 ) -> None:
     """Fill handshake, FINs and sequence numbers as they stand at the end of each part."""
-    if not flows["tcp"].any():
+    is_tcp = flows["tcp"] != 0
+    if not is_tcp.any():
         return
-    n_flows, far = len(parts.first_part), len(parts.at)
-    bits = np.where(parts.opened, 0, old["tcp"])
-    flow_of_packet = np.repeat(parts.flow, parts.end - parts.begin)
-    within_tcp = np.repeat(flows["tcp"] != 0, parts.end - parts.begin)
-    syn_ack = flags & (SYN | ACK)
+    bits = np.where(parts.opened, 0, old["tcp"]) & ~np.uint8(st.HAS_TCP)
+    sizes = parts.end - parts.begin
+    special = ((flags & (SYN | FIN)) != 0) & np.repeat(is_tcp, sizes)
+    at = special.nonzero()[0]
+    state = (bits & ~np.uint8(st.HANDSHAKE) | st.ANSWERED)[parts.flow]
+    handshake = (bits & st.HANDSHAKE)[parts.flow]
+    isn = np.where(parts.opened, -1, old["isn"])
+    if len(at):
+        few = _Few(at, parts.flow[np.searchsorted(parts.begin, at, side="right") - 1], flags[at], forward[at], bits)
+        state = few.fins(state, parts)
+        lone = (few.flags & (SYN | ACK)) == SYN
+        n_lone = np.bincount(few.flow[lone], minlength=len(bits))
+        n_all = np.add.reduceat(sizes, parts.first_part)
+        silent = (n_lone == n_all) & ((bits & st.ANSWERED) == 0)
+        state[silent[parts.flow]] &= ~np.uint8(st.ANSWERED)
+        handshake = few.handshake(handshake, parts, forward, flags)
+        sent = lone & few.forward
+        isn[few.flow[sent]] = packets.seq[parts.at[at[sent]]]
+    elif (((handshake == 1) | (handshake == 2)) & is_tcp).any():
+        nothing = np.zeros(0, dtype=np.intp)
+        few = _Few(nothing, nothing, flags[:0], forward[:0], bits)
+        handshake = few.handshake(handshake, parts, forward, flags)
+    flows["tcp"] = np.where(is_tcp, state | handshake | st.HAS_TCP, 0)
+    flows["isn"] = isn[parts.flow]
 
-    def first_where(which: Bool, known: Bool) -> I64:
-        """Return the first such packet of each flow, -1 where the table knows of one, ``far`` without."""
-        seen = np.full(n_flows, far)
-        at = np.flatnonzero(which & within_tcp)[::-1]
-        seen[flow_of_packet[at]] = at
+
+@dataclass(slots=True, eq=False)
+class _Few:
+    """The packets with SYN or FIN of TCP flows: positions, flows, flags, directions; ``bits`` are the flows' earlier
+    states."""
+
+    at: Index
+    flow: Index
+    flags: npt.NDArray[np.uint8]
+    forward: Bool
+    bits: npt.NDArray[np.uint8]
+
+    def first(self, which: Bool, known: Bool) -> I64:
+        """Return the first such packet of each flow, -1 where the table knows of one, ``_FAR`` without."""
+        seen = np.full(len(self.bits), _FAR)
+        found = which.nonzero()[0][::-1]
+        seen[self.flow[found]] = self.at[found]
         seen[known] = -1
         return seen
 
-    positions = np.arange(far)
-    handshake = bits & st.HANDSHAKE
-    asked = first_where((syn_ack == SYN) & forward, handshake >= 1)
-    granted = first_where(
-        (syn_ack == SYN | ACK) & ~forward & (positions > asked[flow_of_packet]), handshake >= 2
-    )
-    done = first_where((syn_ack == ACK) & forward & (positions > granted[flow_of_packet]), handshake >= 3)
-    answered = first_where(syn_ack != SYN, (bits & st.ANSWERED) != 0)
-    fin = (flags & FIN) != 0
-    fin_forward = first_where(fin & forward, (bits & st.FIN_FORWARD) != 0)
-    fin_backward = first_where(fin & ~forward, (bits & st.FIN_BACKWARD) != 0)
-    second = np.maximum(fin_forward, fin_backward)
-    closed_forward = np.where(second < 0, (bits & st.CLOSED_FORWARD) != 0, fin_forward > fin_backward)
-    flow, end = parts.flow, parts.end
-    state = flows["tcp"].copy()
-    for seen in (asked, granted, done):
-        state += seen[flow] < end
-    state |= np.where(answered[flow] < end, st.ANSWERED, 0).astype(np.uint8)
-    state |= np.where(fin_forward[flow] < end, st.FIN_FORWARD, 0).astype(np.uint8)
-    state |= np.where(fin_backward[flow] < end, st.FIN_BACKWARD, 0).astype(np.uint8)
-    state |= np.where(closed_forward[flow], st.CLOSED_FORWARD, 0).astype(np.uint8)
-    flows["tcp"] = np.where(flows["tcp"] != 0, state, 0)
-    isn = np.where(parts.opened, -1, old["isn"])
-    at = np.flatnonzero((syn_ack == SYN) & forward & within_tcp)
-    isn[flow_of_packet[at]] = packets.seq[parts.at[at]]
-    flows["isn"] = isn[flow]
+    def fins(self, state: npt.NDArray[np.uint8], parts: Parts) -> npt.NDArray[np.uint8]:
+        """Add FINs to the states of parts; right for the last part of each flow, which is all that is asked for."""
+        fin, bits = (self.flags & FIN) != 0, self.bits
+        if not fin.any():
+            return state
+        forward = self.first(fin & self.forward, (bits & st.FIN_FORWARD) != 0)
+        backward = self.first(fin & ~self.forward, (bits & st.FIN_BACKWARD) != 0)
+        known = (forward < 0) & (backward < 0)
+        closed_forward = np.where(known, (bits & st.CLOSED_FORWARD) != 0, forward > backward)
+        new = np.where(forward < _FAR, st.FIN_FORWARD, 0) | np.where(backward < _FAR, st.FIN_BACKWARD, 0)
+        new |= np.where(closed_forward, st.CLOSED_FORWARD, 0)
+        kept = np.uint8(0xFF & ~(st.FIN_FORWARD | st.FIN_BACKWARD | st.CLOSED_FORWARD))
+        merged: npt.NDArray[np.uint8] = (state & kept) | new.astype(np.uint8)[parts.flow]
+        return merged
+
+    def handshake(
+        self, before: npt.NDArray[np.uint8], parts: Parts, forward: Bool, flags: npt.NDArray[np.uint8]
+    ) -> npt.NDArray[np.uint8]:
+        """Return how far the handshake of each part's flow was at the end of the part."""
+        had = self.bits & st.HANDSHAKE
+        syn_ack = self.flags & (SYN | ACK)
+        asked = self.first((syn_ack == SYN) & self.forward, had >= 1)
+        answers = (syn_ack == SYN | ACK) & ~self.forward
+        granted = self.first(answers & (self.at > asked[self.flow]), had >= 2)
+        done = np.full(len(had), _FAR)
+        done[had == 3] = -1
+        open_flows = ((granted < _FAR) & (had < 3)).nonzero()[0]
+        if len(open_flows):
+            flow = np.repeat(parts.flow, parts.end - parts.begin)
+            acks = (((flags & (SYN | ACK)) == ACK) & forward & (np.arange(len(flags)) > granted[flow])).nonzero()[0][::-1]
+            done[flow[acks]] = acks
+            done[had == 3] = -1
+        del before
+        reached = np.zeros(len(parts.flow), dtype=np.uint8)
+        for seen in (asked, granted, done):
+            reached += seen[parts.flow] < parts.end
+        return reached
 
 
 def reasons(parts: Parts) -> Index:
     """Return the parts that were closed."""
-    return np.flatnonzero(parts.reason != NO_REASON)
+    return (parts.reason != NO_REASON).nonzero()[0]
 
 
 def ends(parts: Parts) -> Index:
     """Return the parts that TCP ended."""
     own = parts.at[parts.end - 1] == parts.closed_by
-    return np.flatnonzero((parts.reason == EndReason.TCP_END) & own)
+    return ((parts.reason == EndReason.TCP_END) & own).nonzero()[0]

@@ -18,12 +18,13 @@ METERED = 255
 
 _CODE = {reason: code for code, reason in enumerate(rules.REASONS)}
 _PENDING = 254
-_VLAN_ETHERTYPES = (0x8100, 0x88A8, 0x9100)
 _V4, _V6, _ARP = 0x0800, 0x86DD, 0x0806
 _V6_FAMILIES = (10, 24, 28, 30)
-_EXTENSIONS = (0, 43, 60, 135, 139, 140, 51, 44)
+_IS_EXTENSION = np.isin(np.arange(256), (0, 43, 60, 135, 139, 140, 51, 44))
 _FRAGMENT_HEADER, _AUTHENTICATION_HEADER = 44, 51
 _MAX_EXTENSION_HEADERS = 8
+_FEW = 160
+"""Up to so many frames, reading them one by one takes less time than the array operations do."""
 
 
 @dataclass(slots=True, eq=False)
@@ -130,7 +131,7 @@ class _Reader:
         frames, ethertype = self._link(frames)
         frames, ethertype = self._tags(frames, ethertype)
         self._refuse(frames, ethertype == _ARP, rules.ARP)
-        self._refuse(frames, ~np.isin(ethertype, (_ARP, _V4, _V6)), rules.NON_IP)
+        self._refuse(frames, (ethertype != _ARP) & (ethertype != _V4) & (ethertype != _V6), rules.NON_IP)
         self._ipv4(frames.take(ethertype == _V4))
         self._ipv6(frames.take(ethertype == _V6))
         if self._v6:
@@ -172,7 +173,7 @@ class _Reader:
     def _tags(self, frames: _Frames, ethertype: I64) -> tuple[_Frames, I64]:
         """Step over up to two VLAN tags."""
         for _ in range(2):
-            tagged = np.isin(ethertype, _VLAN_ETHERTYPES)
+            tagged = (ethertype == 0x8100) | (ethertype == 0x88A8) | (ethertype == 0x9100)
             if not tagged.any():
                 return frames, ethertype
             cut = tagged & (frames.end - frames.at < 4)
@@ -224,7 +225,7 @@ class _Reader:
         out.src[row] = out.dst[row] = 0
         frames.at, frames.rest = at + 40, frames.rest - 40
         for _ in range(_MAX_EXTENSION_HEADERS):
-            extended = np.isin(proto, _EXTENSIONS)
+            extended = _IS_EXTENSION[proto]
             self._transport(frames.take(~extended), proto[~extended])
             frames, proto = frames.take(extended), proto[extended]
             frames, proto = self._extension(frames, proto)
@@ -268,7 +269,7 @@ class _Reader:
         tcp, udp = proto == rules.TCP, proto == rules.UDP
         other = ~(tcp | udp)
         ends = frames.take(other)
-        icmp = np.isin(proto[other], (rules.ICMP, rules.ICMPV6))
+        icmp = (proto[other] == rules.ICMP) | (proto[other] == rules.ICMPV6)
         ends.rest = np.where(icmp, np.maximum(0, ends.rest - 8), ends.rest)
         self._portless(ends, proto[other])
         self._udp(frames.take(udp))
@@ -319,6 +320,9 @@ def read_headers(batch: PacketBatch, rows: npt.NDArray[np.intp], captured: I64, 
     out
         Columns over the whole batch; on return every row has its final reason.
     """
+    if len(rows) <= _FEW:
+        _read_one_by_one(batch, rows, captured, out)
+        return
     at = batch.offsets[rows].astype(np.int64)
     frames = _Frames(
         row=rows,
@@ -329,3 +333,38 @@ def read_headers(batch: PacketBatch, rows: npt.NDArray[np.intp], captured: I64, 
     )
     out.reason[rows] = _PENDING
     _Reader(batch, out).run(frames)
+
+
+def _read_one_by_one(batch: PacketBatch, rows: npt.NDArray[np.intp], captured: I64, out: Headers) -> None:
+    """Read frames with the parser of the per-packet meter."""
+    metered: list[int] = []
+    found: list[rules.Packet] = []
+    six: list[int] = []
+    starts, wire = batch.offsets[rows].tolist(), batch.wire_len[rows].tolist()
+    data = memoryview(np.ascontiguousarray(batch.data))
+    for row, start, size, wire_len in zip(rows.tolist(), starts, captured.tolist(), wire, strict=True):
+        packet = rules.parse(bytes(data[start : start + size]), wire_len, batch.link_type)
+        if isinstance(packet, str):
+            out.reason[row] = _CODE[packet]
+            continue
+        metered.append(row)
+        found.append(packet)
+        if len(packet.src) != 4:
+            six.append(len(found) - 1)
+    if not found:
+        return
+    src, dst, *numbers, has_tcp = zip(*found, strict=True)
+    out.reason[metered] = METERED
+    columns = (out.src_port, out.dst_port, out.proto, out.vlan, out.ip_len, out.payload_len, out.flags, out.window)
+    for column, values in zip((*columns, out.seq, out.has_tcp), (*numbers, has_tcp), strict=True):
+        column[metered] = values
+    addresses = np.frombuffer(b"".join(a[-4:] for pair in zip(src, dst, strict=True) for a in pair), dtype=">u4")
+    out.src[metered], out.dst[metered] = addresses[::2], addresses[1::2]
+    out.is_v6[metered] = False
+    if six:
+        at = [metered[i] for i in six]
+        out.is_v6[at] = True
+        out.src[at] = out.dst[at] = 0
+        out.v6_at = np.array(at, dtype=np.intp)
+        words = np.frombuffer(b"".join(src[i] + dst[i] for i in six), dtype=">u8")
+        out.v6_words = words.astype(np.uint64).reshape(-1, 4)

@@ -44,7 +44,7 @@ class Limits:
     def ticks(clock: I64, low: int, high: int) -> Index:
         """Return the packets of a range, but for its first one, at which the clock begins another second."""
         seconds = clock[low:high] // _SECOND_US
-        return np.flatnonzero(seconds[1:] != seconds[:-1]) + low + 1
+        return (seconds[1:] != seconds[:-1]).nonzero()[0] + low + 1
 
     def suspect(self, plan: Plan, time: I64, clock: I64, idle_us: int) -> int | None:
         """Return the first packet that may come behind a tick which has closed its flow, if there is one.
@@ -107,7 +107,7 @@ class Limits:
         order = np.argsort(at)
         level = before + np.cumsum(up[order]) - self._max
         reached = np.maximum.accumulate(np.maximum(level, 0))
-        return at[order[np.flatnonzero(np.diff(reached, prepend=0))]] // 4
+        return at[order[(np.diff(reached, prepend=0)).nonzero()[0]]] // 4
 
     def _evicted(self, plan: Plan, pushed: Index, middle: int | None) -> tuple[Rows, int | None]:
         n = len(pushed)
@@ -120,7 +120,7 @@ class Limits:
         alone = first_touch < 0
         # A flow of the queue that has packets here is safe if they come before its turn to go.
         turn = np.cumsum(alone)
-        in_danger = np.flatnonzero(~alone & (turn < n))
+        in_danger = (~alone & (turn < n)).nonzero()[0]
         conflicts = first_touch[in_danger][pushed[turn[in_danger]] < first_touch[in_danger]]
         if len(conflicts):
             return _NO_ROWS, int(conflicts.min())

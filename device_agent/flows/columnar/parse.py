@@ -82,11 +82,11 @@ def parse_batch(batch: PacketBatch) -> tuple[Packets, dict[str, int]]:
     """
     captured = np.diff(batch.offsets)
     headers = _common(batch, captured)
-    rest = np.flatnonzero(headers.reason != METERED)
+    rest = (headers.reason != METERED).nonzero()[0]
     if not len(rest):
         return _packets(headers, None), {}
     read_headers(batch, rest, captured[rest], headers)
-    kept = np.flatnonzero(headers.reason == METERED)
+    kept = (headers.reason == METERED).nonzero()[0]
     counts = np.bincount(headers.reason, minlength=METERED + 1)
     refused = {reason: int(n) for reason, n in zip(REASONS, counts, strict=False) if n}
     return _packets(headers, kept if len(kept) < len(batch) else None), refused
@@ -187,7 +187,7 @@ def _packets(headers: Headers, kept: npt.NDArray[np.intp] | None) -> Packets:
     src, dst, src_port, dst_port = headers.src, headers.dst, headers.src_port, headers.dst_port
     low_bits, is_v6 = (headers.vlan << np.uint64(8)) | headers.proto, headers.is_v6
     swapped, symmetric = _compare(src, dst, src_port, dst_port)
-    v6_at = np.flatnonzero(is_v6)
+    v6_at = is_v6.nonzero()[0]
     words = np.zeros((len(v6_at), 4), dtype=np.uint64)
     key_0 = np.where(swapped, (dst << np.uint64(32)) | src, (src << np.uint64(32)) | dst)
     if len(v6_at):
@@ -216,7 +216,7 @@ def _packets(headers: Headers, kept: npt.NDArray[np.intp] | None) -> Packets:
         columns = tuple(column[kept] for column in columns)  # type: ignore[assignment]
         in_kept = is_v6[kept]
         words = words[np.searchsorted(v6_at, kept[in_kept])]
-        v6_at = np.flatnonzero(in_kept)
+        v6_at = in_kept.nonzero()[0]
     key_0, key_1, is_v6, swapped, symmetric, *rest = columns
     return Packets(at, key_0, key_1, is_v6, v6_at, words, swapped, symmetric, *rest)
 

@@ -117,7 +117,7 @@ class KeyTable:
         out = index[slot]
         match = out >= 0
         match &= self._equal(packets, slice(None), out, v6_place)
-        pending = np.flatnonzero(~match)
+        pending = (~match).nonzero()[0]
         slot = slot[pending]
         while len(pending):
             row = index[slot]
@@ -131,7 +131,7 @@ class KeyTable:
                 index[slots] = _CLAIM - claimants
                 won = index[slots] == _CLAIM - claimants
                 out[claimants[won]] = self._insert(packets, claimants[won], slots[won], v6_place)
-                match[np.flatnonzero(empty)[won]] = True
+                match[empty.nonzero()[0][won]] = True
             slot += ~retry
             slot &= np.int64(mask)
             undecided = ~match
@@ -151,7 +151,7 @@ class KeyTable:
         equal &= self.is_v6[row] == packets.is_v6[which]
         if v6_place is not None:
             place = v6_place[which]
-            six = np.flatnonzero(place >= 0)
+            six = (place >= 0).nonzero()[0]
             equal[six] &= (self.v6_words[row[six]] == packets.v6_words[place[six]]).all(axis=1)
         return equal
 
@@ -193,8 +193,8 @@ class KeyTable:
         size = 4 * self.capacity
         self._index = np.full(size, _EMPTY, dtype=np.int32)
         self._n_removed = 0
-        rows = np.flatnonzero(self._slot >= 0)
-        six = np.flatnonzero(self.is_v6[rows])
+        rows = (self._slot >= 0).nonzero()[0]
+        six = self.is_v6[rows].nonzero()[0]
         hashed = self._hash_keys(self.key_0[rows], self.key_1[rows], six, self.v6_words[rows[six]])
         slot = (hashed & np.uint64(size - 1)).astype(np.int64)
         while len(rows):

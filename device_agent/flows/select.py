@@ -1,0 +1,57 @@
+"""Which flow meter to use: all give the same records, at different costs."""
+
+from typing import Literal, Protocol
+
+from device_agent.flows.columnar.engine import ColumnarMeter, supports
+from device_agent.flows.meter import FlowMeter, MeterCounters, MeterSettings
+from device_agent.flows.records import FlowBatch, PacketBatch
+
+Engine = Literal["auto", "columnar", "packet"]
+"""``columnar``: array operations, best for batches; ``packet``: plain Python, best for a few packets at a time."""
+
+
+class Meter(Protocol):
+    """Packet batches in, flow records out; see ``FlowMeter`` for the rules.
+
+    Attributes
+    ----------
+    counters
+        Running totals.
+    """
+
+    counters: MeterCounters
+
+    def __len__(self) -> int:
+        """Return the number of live flows."""
+
+    def feed(self, batch: PacketBatch) -> FlowBatch:
+        """Meter a batch; return the records it closed."""
+
+    def expire(self, now_us: int) -> FlowBatch:
+        """Close what is idle at ``now_us``, epoch microseconds."""
+
+    def flush(self) -> FlowBatch:
+        """Close all flows."""
+
+
+def make_meter(settings: MeterSettings | None = None, prefer: Engine = "auto") -> Meter:
+    """Return a flow meter.
+
+    Parameters
+    ----------
+    settings
+        Timeouts and bounds; the defaults if None.
+    prefer
+        ``auto`` takes the columnar meter, and the per-packet one for timeouts of hours, which the columnar one refuses.
+
+    Raises
+    ------
+    ValueError
+        If the engine asked for does not support the settings, or there is no such engine.
+    """
+    settings = settings or MeterSettings()
+    if prefer == "packet" or (prefer == "auto" and not supports(settings)):
+        return FlowMeter(settings)
+    if prefer in ("auto", "columnar"):
+        return ColumnarMeter(settings)
+    raise ValueError(f"no meter engine {prefer!r}; there are auto, columnar and packet")
