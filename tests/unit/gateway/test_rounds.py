@@ -191,3 +191,17 @@ def test_a_resumed_round_that_was_complete_closes_at_once():
     machine = RoundMachine(RULES, last_number=4)
     effects = machine.resume([task("a", 4)], {"round-000004-a-fallback"}, 100.0)
     assert isinstance(effects[0], CloseRound)
+
+
+def test_the_next_round_starts_with_nothing_received():
+    """Updates of the last round never count again."""
+    rules = RoundRules(max_rounds=0, interval_s=0.0, deadline_s=10.0, min_devices=1, quorum=0.5, expert_min_updates=3)
+    machine = opened("a", "b", rules=rules)
+    send(machine, "a", update("a", 1))
+    machine.handle(TimePassed(), 10.0)
+    machine.handle(RoundSettled(1), 10.0)
+    machine.handle(CandidatesSeen((task("a", 2), task("b", 2))), 10.0)
+    send(machine, "b", update("b", 2), now=11.0)
+    close = machine.handle(TimePassed(), 20.0)[0]
+    assert isinstance(close, CloseRound)
+    assert close.aggregations[0].devices == ("b",)
