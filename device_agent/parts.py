@@ -16,7 +16,7 @@ from device_agent.config import AgentConfig, BrokerConfig, read_secret
 from device_agent.detection.detector import Detector
 from device_agent.detection.profile import BenignProfile
 from device_agent.detection.suppression import Suppressor
-from device_agent.errors import ConfigError, ModelError
+from device_agent.errors import AgentError, ConfigError, ModelError
 from device_agent.flows.meter import FlowMeter, MeterSettings
 from device_agent.flows.records import PacketBatch
 from device_agent.inbound import Reader, own_topics
@@ -34,7 +34,7 @@ from device_agent.samples.split import Split, SplitSettings
 from device_agent.telemetry import make_birth, merge_counters, rss_bytes
 from device_agent.training.client import Trainer
 from device_agent.transport import Link, Transport
-from device_agent.trust import load_keyring
+from device_agent.trust import Keyring, load_keyring
 
 _MAPPED_MB = 512
 """Address space that libraries map and hardly touch; the limit of the process counts it, the budget does not."""
@@ -201,9 +201,19 @@ def build(config: AgentConfig, *, version: str) -> Parts:
     spec = DEFAULT_SPEC
     board = load_board(config.device.board) if config.device.board else detect_board()
     keyring = load_keyring(config.trust.keys)
-    prefer = config.training.engine if config.training.engine != "auto" else board.budget.engine
     memory = Memory(config, spec)
+    try:
+        return _assemble(config, version=version, spec=spec, board=board, keyring=keyring, memory=memory)
+    except AgentError:
+        memory.close()
+        raise
+
+
+def _assemble(
+    config: AgentConfig, *, version: str, spec: ModelSpec, board: Board, keyring: Keyring, memory: Memory
+) -> Parts:
     restored = memory.restore()
+    prefer = config.training.engine if config.training.engine != "auto" else board.budget.engine
     buffer = _buffer(config, board.budget, memory)
     try:
         loaded = load_engine(spec, prefer)

@@ -38,6 +38,25 @@ def model(digest):
     return ModelId(role=made.role, family_id=made.family_id, digest=digest)
 
 
+def make_task(number, device, spec, fallback, expert, deadline):  # noqa: PLR0917
+    targets = (TrainTarget(role="fallback", base=fallback),)
+    if expert is not None:
+        targets += (TrainTarget(role="expert", family_id="family-1", base=expert),)
+    return RoundTask(
+        round_id=f"round-{number:06d}",
+        round_number=number,
+        device_id=device,
+        spec_id=spec,
+        targets=targets,
+        local_epochs=1,
+        learning_rate=0.1,
+        proximal_mu=0.0,
+        recon_weight=1.0,
+        seed=1,
+        deadline_s=deadline,
+    )
+
+
 class AgentHistory(RuleBasedStateMachine):
     """Plays broker, gateway, harness and trainer, and keeps its own books."""
 
@@ -59,6 +78,7 @@ class AgentHistory(RuleBasedStateMachine):
         self.task = None
         self.task_deadline = 0.0
         self.targets_done = {}
+        self.failed_task = None
         self.updates_sent = []
         self.outbox = set()
         self.completed = []
@@ -134,6 +154,7 @@ class AgentHistory(RuleBasedStateMachine):
             case e.SwapModel(active):
                 assert isinstance(cause, e.ModelChosen), "a swap without a check"
                 assert active == cause.active
+                assert active.role == "factory" or active.digest in self.held, "a swap to a model that is gone"
                 self.active = active
                 self.held.add(active.digest)
             case e.SendSignature(sequence):
@@ -181,24 +202,8 @@ class AgentHistory(RuleBasedStateMachine):
         expert=st.sampled_from([None] * 4 + EXPERTS),
         deadline=st.sampled_from([5.0, 50.0]),
     )
-    def task(self, *, number, device, spec, fallback, expert, deadline):
-        targets = (TrainTarget(role="fallback", base=fallback),)
-        if expert is not None:
-            targets += (TrainTarget(role="expert", family_id="family-1", base=expert),)
-        task = RoundTask(
-            round_id=f"round-{number:06d}",
-            round_number=number,
-            device_id=device,
-            spec_id=spec,
-            targets=targets,
-            local_epochs=1,
-            learning_rate=0.1,
-            proximal_mu=0.0,
-            recon_weight=1.0,
-            seed=1,
-            deadline_s=deadline,
-        )
-        self.give(task)
+    def task_arrives(self, *, number, device, spec, fallback, expert, deadline):
+        self.give(make_task(number, device, spec, fallback, expert, deadline))
 
     @precondition(lambda self: self.task is not None)
     @rule()
@@ -235,6 +240,9 @@ class AgentHistory(RuleBasedStateMachine):
 
     @rule()
     def task_cleared(self):
+        self.clear()
+
+    def clear(self):
         self.task = None
         self.send(e.TaskCleared())
         assert self.job is None or self.job.task is None, "a cleared task trains on"
@@ -251,6 +259,9 @@ class AgentHistory(RuleBasedStateMachine):
     @precondition(lambda self: self.job is not None)
     @rule(good=st.sampled_from([True, True, True, False]))
     def training_ends(self, good):
+        self.end_training(good)
+
+    def end_training(self, good):
         job, self.job = self.job, None
         sent = len(self.updates_sent)
         if job.task is not None:
@@ -258,9 +269,29 @@ class AgentHistory(RuleBasedStateMachine):
             if len(self.targets_done) == len(job.task.targets):
                 if all(self.targets_done.values()):
                     self.completed.append(job.task)
+                else:
+                    self.failed_task = job.task
                 self.task = None
         self.send(e.TrainingFinished(job.key) if good else e.TrainingFailed(job.key, "training-bad-job"))
         assert len(self.updates_sent) == sent + (1 if good and job.task is not None else 0)
+
+    @rule(number=st.integers(1, 4), good=st.sampled_from([True, True, False]))
+    def whole_round(self, number, good):
+        """A round from task to update, which single rules reach too rarely."""
+        self.clear()
+        self.give(make_task(number, ME, SPEC, FACTORY.digest, None, 50.0))
+        if self.job is not None and self.job.task is not None:
+            self.end_training(good)
+
+    @precondition(lambda self: self.failed_task is not None and self.task is None)
+    @rule()
+    def failed_task_again(self):
+        task, self.failed_task = self.failed_task, None
+        if any(_same(task, done) for done in self.completed):
+            return
+        self.give(task)
+        missing = {target.base for target in task.targets} - self.held
+        assert missing or self.job.task == task, "a task that failed is not tried again"
 
     @rule()
     def late_training_answer(self):
@@ -381,6 +412,11 @@ class AgentHistory(RuleBasedStateMachine):
         assert self.machine.active == self.active
         assert self.active.digest in self.held
         assert self.active.role == "factory" or self.active.digest in self.verified
+
+    @invariant()
+    def a_running_job_belongs_to_the_present_task(self):
+        if hasattr(self, "job") and self.job is not None and self.job.task is not None:
+            assert self.task == self.job.task
 
     @invariant()
     def what_is_assigned_and_missing_is_asked_for_while_online(self):
