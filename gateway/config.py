@@ -124,10 +124,10 @@ class RoundsConfig(_Section):
     min_devices: int = Field(default=3, ge=1, le=100_000)
     min_rows: int = Field(default=200, ge=1)
     quorum: Share = 0.5
-    local_epochs: int = Field(default=2, ge=1, le=100)
-    learning_rate: float = Field(default=0.003, gt=0.0, le=1.0)
-    proximal_mu: float = Field(default=0.01, ge=0.0, le=100.0)
-    recon_weight: float = Field(default=1.0, ge=0.0, le=100.0)
+    local_epochs: int = Field(default=4, ge=1, le=100)
+    learning_rate: float = Field(default=0.008, gt=0.0, le=1.0)
+    proximal_mu: float = Field(default=0.1, ge=0.0, le=100.0)
+    recon_weight: float = Field(default=0.5, ge=0.0, le=100.0)
 
 
 class AggregationConfig(_Section):
@@ -148,7 +148,7 @@ class AggregationConfig(_Section):
     """
 
     rule: Literal["clipped", "fedavg"] = "clipped"
-    server: Literal["fedadam", "none"] = "fedadam"
+    server: Literal["fedadam", "none"] = "none"
     server_lr: Positive = 0.03
     betas: tuple[Share, Share] = (0.9, 0.99)
     tau: Positive = 0.001
