@@ -52,7 +52,7 @@ def _add_demo(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, default=Path("demo-out"), help="folder of the results (default: demo-out)")
     parser.add_argument("--seed", type=_count(0), default=7, help="seed of traffic and training (default: 7)")
     parser.add_argument("--devices", type=_count(1), help="only the first so many devices (default: all)")
-    parser.add_argument("--rounds", type=_count(1), help="federated rounds (default: 40, quick: 12)")
+    parser.add_argument("--rounds", type=_count(1), help="federated rounds (default: 40, quick: 16)")
     parser.add_argument("--broker", choices=("auto", "mosquitto", "embedded"), default="auto", help="MQTT broker")
     parser.add_argument("--port", type=_count(0), default=0, help="port of the broker on 127.0.0.1 (0: a free one)")
     parser.add_argument("--speed", type=_speed, default=0.0, help="packet time per wall time (0: as fast as read)")
@@ -80,10 +80,10 @@ def _demo(arguments: argparse.Namespace) -> int:
         captures=arguments.captures,
         seed=arguments.seed,
         devices=arguments.devices,
-        rounds=arguments.rounds or (12 if quick else 40),
-        warmup_rounds=min(2 if quick else 5, max(1, (arguments.rounds or 12) // 2)),
-        learn_s=300.0 if quick else 1_200.0,
-        exam_s=150.0 if quick else 600.0,
+        rounds=arguments.rounds or (16 if quick else 40),
+        warmup_rounds=min(3 if quick else 5, max(1, (arguments.rounds or 16) // 2)),
+        learn_s=600.0 if quick else 1_200.0,
+        exam_s=300.0 if quick else 600.0,
         broker=arguments.broker,
         port=arguments.port,
         speed=arguments.speed,
@@ -97,7 +97,8 @@ def _demo(arguments: argparse.Namespace) -> int:
         print_results(console, results)
         print_lines(console, [("results", str(settings.out / "results.json")), ("report", str(report))])
 
-    signal.signal(signal.SIGTERM, _terminate)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
     with make_progress(console) as progress:
         results = run_demo(settings, progress, on_results=finish if settings.keep_running else None)
     if not settings.keep_running:
@@ -105,8 +106,10 @@ def _demo(arguments: argparse.Namespace) -> int:
     return ExitCode.OK
 
 
-def _terminate(_number: int, _frame: FrameType | None) -> None:
-    """Take SIGTERM as Ctrl-C, so that the way out is one."""
+def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    """Take SIGINT and SIGTERM as one way out, once: stopping the processes takes a bounded time and must not break."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     raise KeyboardInterrupt
 
 
