@@ -113,12 +113,13 @@ class Aggregator:
         weights = row_weights({d: u.rows for d, u in used.items()}, weighting=self.config.weighting)
         _, delta, measurements = self._rule().next(RuleState(), deltas, weights)
         state, move = self._server().next(state, delta)
-        theta = (base + move).astype(np.float32)
-        norm = float(np.linalg.norm(theta.astype(np.float64)))
-        measurements = {**measurements, "move_norm": float(np.linalg.norm(move)), "norm": norm}
         devices = tuple(sorted(used))
-        if not np.isfinite(theta).all():
+        moved = base.astype(np.float64) + move
+        if not (np.abs(moved) <= np.finfo(np.float32).max).all():
             return TargetResult(target, None, devices, "not-finite", {}), None
+        theta = moved.astype(np.float32)
+        norm = float(np.linalg.norm(moved))
+        measurements = {**measurements, "move_norm": float(np.linalg.norm(move.astype(np.float64))), "norm": norm}
         if weights_digest(theta) == aggregate.target.base:
             return TargetResult(target, None, devices, "unchanged", measurements), None
         release = make_release(

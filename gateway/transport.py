@@ -6,6 +6,7 @@ publishes all retained state anew, and devices repeat what they have no receipt 
 """
 
 import contextlib
+import time
 from dataclasses import dataclass
 from queue import Full, Queue
 from threading import Thread
@@ -26,6 +27,7 @@ _PACKET_OVERHEAD_BYTES = 64
 _LONGEST_RETRY_S = 15
 _INFLIGHT = 100
 _LONGEST_END_S = 1.2
+_LONGEST_GREETING_S = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +78,7 @@ class Transport:
         self._queue = queue
         self._connection = 0
         self._answered = False
+        self._opened_at: float | None = None
         self._protocol = mqtt.MQTTv311 if broker.protocol == "3.1.1" else mqtt.MQTTv5
         self._downgrade = False
         self._client = self._make_client()
@@ -96,7 +99,11 @@ class Transport:
         self._client.loop_start()
 
     def tick(self) -> None:
-        """Change to MQTT 3.1.1 if the broker turned MQTT 5 away."""
+        """Change to MQTT 3.1.1 if the broker turned MQTT 5 away, or left the greeting without an answer."""
+        opened = self._opened_at
+        if opened is not None and time.monotonic() - opened > _LONGEST_GREETING_S:
+            self._opened_at = None
+            self._refuse_v5()
         if self._downgrade:
             self._downgrade = False
             self._end_client()
@@ -163,14 +170,24 @@ class Transport:
         client.will_set(GATEWAY_STATE.of(), encode(offline), qos=1, retain=True)
         client.reconnect_delay_set(1, _LONGEST_RETRY_S)
         client.max_inflight_messages_set(_INFLIGHT)
+        client.on_socket_open = self._on_socket_open
         client.on_connect = self._on_connect
         client.on_connect_fail = self._on_connect_fail
         client.on_disconnect = self._on_disconnect
         client.on_message = self._on_message
         return client
 
+    # A client that was replaced may still call back; it has no say any more.
+
+    def _on_socket_open(self, client: mqtt.Client, _data: Any, _socket: Any) -> None:
+        if client is self._client:
+            self._opened_at = time.monotonic()
+
     def _on_connect(self, client: mqtt.Client, _data: Any, _flags: Any, reason: Any, _properties: Any) -> None:
+        if client is not self._client:
+            return
         self._answered = True
+        self._opened_at = None
         if reason.is_failure:
             if self._protocol == mqtt.MQTTv5 and "protocol" in str(reason).lower():
                 self._refuse_v5()
@@ -181,22 +198,28 @@ class Transport:
         client.subscribe(wanted)
         self._put(Connected("5" if self._protocol == mqtt.MQTTv5 else "3.1.1"))
 
-    def _on_connect_fail(self, _client: mqtt.Client, _data: Any) -> None:
-        self._put(Disconnected("no answer"))
+    def _on_connect_fail(self, client: mqtt.Client, _data: Any) -> None:
+        if client is self._client:
+            self._put(Disconnected("no answer"))
 
-    def _on_disconnect(self, _client: mqtt.Client, _data: Any, _flags: Any, reason: Any, _properties: Any) -> None:
+    def _on_disconnect(self, client: mqtt.Client, _data: Any, _flags: Any, reason: Any, _properties: Any) -> None:
+        if client is not self._client:
+            return
         if not self._answered:
             # A broker that only knows 3.1.1 may hang up on an MQTT 5 greeting without a word.
             self._refuse_v5()
         self._connection += 1
         self._answered = False
+        self._opened_at = None
         self._put(Disconnected(str(reason)))
 
     def _refuse_v5(self) -> None:
         if self._broker.protocol == "auto" and self._protocol == mqtt.MQTTv5:
             self._downgrade = True
 
-    def _on_message(self, _client: mqtt.Client, _data: Any, message: mqtt.MQTTMessage) -> None:
+    def _on_message(self, client: mqtt.Client, _data: Any, message: mqtt.MQTTMessage) -> None:
+        if client is not self._client:
+            return
         token = (self._connection, message.mid, message.qos)
         self._put(MessageArrived(message.topic, bytes(message.payload), token))
 

@@ -54,7 +54,8 @@ def wait_for_port(port: int) -> None:
 
 def signature_of(device_id: str, profile: int, *, sequence: int = 1, seed: int = 0) -> Signature:
     """Return a signature near that of its profile."""
-    centre = np.random.default_rng(profile).uniform(0.3, 2.5, 2 * N_FEATURES)
+    means, log_stds = np.random.default_rng(profile).uniform((0.3, -2.5), (2.5, -0.7), (N_FEATURES, 2)).T
+    centre = np.concatenate([means, log_stds])
     own = np.random.default_rng([seed, *device_id.encode()]).normal(0.0, 0.05, 2 * N_FEATURES)
     values = (centre + own).astype("<f2")
     return Signature(

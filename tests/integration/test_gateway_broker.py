@@ -1,11 +1,14 @@
 """The gateway as a process against a real Mosquitto, with scripted devices."""
 
+import contextlib
 import json
 import shutil
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from contextlib import closing
 
@@ -236,7 +239,7 @@ def test_a_device_with_another_model_spec_is_visible_and_not_invited(start):
     devices = fleet(*CAMERAS)
     devices.join("odd-0", profile=5, spec_id="0" * 64)
     join_all(devices)
-    data = eventually(program, lambda d: d["rounds_done"] == 1)
+    data = eventually(program, lambda d: d["rounds_done"] == 1 and d["refusals"])
     assert data["refusals"] == {"birth.spec-mismatch": 1}
     assert data["rounds"][0]["invited"] == 4
     refusals = {d["device_id"]: d["refusal"] for d in data["devices"]}
@@ -283,6 +286,23 @@ def test_it_waits_for_a_broker_that_is_not_there_and_ends_within_two_seconds(tmp
             program.kill()
 
 
+def test_it_falls_back_to_mqtt_3_1_1(tmp_path, broker):
+    """Before a broker that hangs up on MQTT 5, and before one that never answers it."""
+    for manner in ("hang up", "keep silent"):
+        with FrontDoor(broker, manner) as door:
+            directory = tmp_path / manner.replace(" ", "-")
+            directory.mkdir()
+            program = Gateway(directory, door.port, rounds=FAST)
+            program.start()
+            try:
+                wait_until(lambda log=program.log: "event=broker-connected" in log.read_text())
+                assert "mqtt=3.1.1" in program.log.read_text()
+                assert program.stop() == ExitCode.OK
+            finally:
+                if program.process.poll() is None:
+                    program.kill()
+
+
 def test_it_finds_a_broker_that_starts_later(tmp_path):
     port = free_port()
     program = Gateway(tmp_path, port, rounds=FAST)
@@ -296,6 +316,53 @@ def test_it_finds_a_broker_that_starts_later(tmp_path):
                 broker.terminate()
     finally:
         program.kill()
+
+
+class FrontDoor:
+    """A broker's door that lets MQTT 3.1.1 through and treats MQTT 5 in one of two manners."""
+
+    def __init__(self, broker, manner):
+        self._broker = broker
+        self._manner = manner
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+        self._open = []
+
+    def __enter__(self):
+        threading.Thread(target=self._serve, daemon=True).start()
+        return self
+
+    def __exit__(self, *_):
+        self._listener.close()
+        for connection in self._open:
+            connection.close()
+
+    def _serve(self):
+        while True:
+            try:
+                caller, _ = self._listener.accept()
+            except OSError:
+                return
+            greeting = caller.recv(4096)
+            # Fixed header, remaining length (one or two bytes), then the name "MQTT" and the protocol level.
+            level = greeting[greeting.index(b"MQTT") + 4] if b"MQTT" in greeting else 0
+            if level != 4:
+                self._open += [caller] if self._manner == "keep silent" else []
+                if self._manner == "hang up":
+                    caller.close()
+                continue
+            inner = socket.create_connection(("127.0.0.1", self._broker))
+            inner.sendall(greeting)
+            self._open += [caller, inner]
+            for source, sink in ((caller, inner), (inner, caller)):
+                threading.Thread(target=self._pass_on, args=(source, sink), daemon=True).start()
+
+    @staticmethod
+    def _pass_on(source, sink):
+        with contextlib.suppress(OSError):
+            while data := source.recv(65_536):
+                sink.sendall(data)
+            sink.shutdown(socket.SHUT_WR)
 
 
 def wait_until(met, *, timeout_s=20.0):

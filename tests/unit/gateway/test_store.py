@@ -153,9 +153,13 @@ def test_assignments_reports_and_counts(store):
 
 
 def test_a_transaction_is_all_or_nothing(store):
-    with pytest.raises(RuntimeError, match="crash"), store.transaction():
-        store.rounds.open(1, [task("a", 1)], now_s=0.0)
-        raise RuntimeError("crash")
+    def crash():
+        with store.transaction():
+            store.rounds.open(1, [task("a", 1)], now_s=0.0)
+            raise RuntimeError("crash")
+
+    with pytest.raises(RuntimeError, match="crash"):
+        crash()
     assert store.rounds.last_number() == 0
 
 
