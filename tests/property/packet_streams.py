@@ -101,8 +101,12 @@ def _ipv6(shape: Shape, body: bytes) -> bytes:
 @st.composite
 def streams(draw: st.DrawFn, max_packets: int = 60) -> PacketBatch:
     """Return a short stream; its times mostly go on, sometimes back."""
-    packets = draw(st.lists(st.tuples(shapes, st.sampled_from(STEPS_US * 3 + BACK_US)), min_size=1, max_size=max_packets))
-    return _batch([shape for shape, _ in packets], [step for _, step in packets], draw(st.sampled_from((0, 10**15 + 7))))
+    packets = draw(
+        st.lists(st.tuples(shapes, st.sampled_from(STEPS_US * 3 + BACK_US)), min_size=1, max_size=max_packets)
+    )
+    return _batch(
+        [shape for shape, _ in packets], [step for _, step in packets], draw(st.sampled_from((0, 10**15 + 7)))
+    )
 
 
 def long_stream(seed: int, n_packets: int, *, in_order: bool) -> PacketBatch:

@@ -10,10 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from device_agent.flows.columnar import state as st
+from device_agent.flows.columnar.flows import FlowTable
 from device_agent.flows.columnar.parse import Packets
 from device_agent.flows.columnar.sequence import (
     DROPPED,
-    GOES_ON,
     NEXT_PART,
     NO_REASON,
     OPENS,
@@ -21,7 +21,6 @@ from device_agent.flows.columnar.sequence import (
     KeyState,
     walk,
 )
-from device_agent.flows.columnar.flows import FlowTable
 from device_agent.flows.packets import ACK, FIN, RST, SYN, TCP
 from device_agent.flows.records import EndReason
 
@@ -263,9 +262,7 @@ class _Cut:
         plan, packets = self._plan, self._packets
         first = plan.at[plan.start]
         reverse = ((packets.flags[first] & (SYN | ACK)) == SYN | ACK) & ~packets.symmetric[first]
-        forward_is: Bool = np.where(
-            plan.live, self._table.flows["swapped"][plan.row], packets.swapped[first] ^ reverse
-        )
+        forward_is: Bool = np.where(plan.live, self._table.flows["swapped"][plan.row], packets.swapped[first] ^ reverse)
         return forward_is
 
     def _cut_idle(self, idle: Index, walked: Bool) -> None:
@@ -336,5 +333,3 @@ def key_state(table: FlowTable, row: int) -> KeyState:
         swapped=bool(flow["swapped"]),
         ended_us=int(table.ended[row]),
     )
-
-

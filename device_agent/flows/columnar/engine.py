@@ -48,7 +48,7 @@ _LATEST_US = 1 << 62
 def supports(settings: MeterSettings) -> bool:
     """Whether gap statistics stay exact: timeouts of hours are for the per-packet meter."""
     idle_us, active_us = settings.idle_s * _SECOND_US, settings.active_s * _SECOND_US
-    return min(idle_us, active_us) * active_us < 1 << 63
+    return min(idle_us, active_us) * active_us < 1 << 64
 
 
 @dataclass(slots=True, eq=False)

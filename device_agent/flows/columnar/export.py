@@ -18,7 +18,15 @@ U64 = npt.NDArray[np.uint64]
 _SECOND_US = 1_000_000
 _ID_INPUT = struct.Struct("!HHBIq")
 _ID_DTYPE = np.dtype(
-    [("src", "V16"), ("dst", "V16"), ("src_port", ">u2"), ("dst_port", ">u2"), ("proto", "u1"), ("vlan", ">u4"), ("first", ">i8")]
+    [
+        ("src", "V16"),
+        ("dst", "V16"),
+        ("src_port", ">u2"),
+        ("dst_port", ">u2"),
+        ("proto", "u1"),
+        ("vlan", ">u4"),
+        ("first", ">i8"),
+    ]
 )
 _HALF, _LOW_HALF = np.uint64(32), np.uint64(0xFFFFFFFF)
 
@@ -29,7 +37,10 @@ def _at(*patterns: str) -> npt.NDArray[np.intp]:
 
 
 _SIDE_PKTS, _SIDE_BYTES = _at("fwd_pkts", "bwd_pkts"), _at("fwd_bytes", "bwd_bytes")
-_PAYLOAD_BYTES, _PAYLOAD_PKTS = _at("fwd_payload_bytes", "bwd_payload_bytes"), _at("fwd_payload_pkts", "bwd_payload_pkts")
+_PAYLOAD_BYTES, _PAYLOAD_PKTS = (
+    _at("fwd_payload_bytes", "bwd_payload_bytes"),
+    _at("fwd_payload_pkts", "bwd_payload_pkts"),
+)
 _DURATIONS = _at("duration_s", "fwd_duration_s", "bwd_duration_s")
 _BYTES_PER_S = _at("bytes_per_s", "fwd_bytes_per_s", "bwd_bytes_per_s")
 _INIT_WINDOWS = _at("fwd_init_win", "bwd_init_win")
@@ -40,7 +51,10 @@ _FLAGS = [
 ]
 _STATISTICS = np.array(
     [
-        [[INDEX[f"{who}_{what}_{name}{unit}"] for who in ("all", "fwd", "bwd")] for what, unit in (("len", ""), ("iat", "_s"))]
+        [
+            [INDEX[f"{who}_{what}_{name}{unit}"] for who in ("all", "fwd", "bwd")]
+            for what, unit in (("len", ""), ("iat", "_s"))
+        ]
         for name in ("min", "max", "mean", "std")
     ]
 )
@@ -132,9 +146,7 @@ def _features(flows: npt.NDArray[np.void]) -> F64:
     return np.ascontiguousarray(out.T)
 
 
-def _statistics(
-    out: F64, flows: npt.NDArray[np.void], pkts: I64, size: I64, spans_us: I64, sums: U64
-) -> None:
+def _statistics(out: F64, flows: npt.NDArray[np.void], pkts: I64, size: I64, spans_us: I64, sums: U64) -> None:
     """Fill the statistics of lengths and gaps."""
     least, greatest = flows["least"].transpose(2, 1, 0), flows["greatest"].transpose(2, 1, 0)
     gaps = np.maximum(pkts - 1, 0)

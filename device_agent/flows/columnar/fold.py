@@ -199,7 +199,11 @@ def _count(
 
 
 def _first_windows(
-    flows: npt.NDArray[np.void], parts: Parts, packets: Packets, old: npt.NDArray[np.void], firsts: tuple[Index, Index, Index]
+    flows: npt.NDArray[np.void],
+    parts: Parts,
+    packets: Packets,
+    old: npt.NDArray[np.void],
+    firsts: tuple[Index, Index, Index],
 ) -> None:
     """Fill the first TCP window of each direction; a later part has those of its flow.
 
@@ -260,7 +264,8 @@ def _tcp(
 @dataclass(slots=True, eq=False)
 class _Few:
     """The packets with SYN or FIN of TCP flows: positions, flows, flags, directions; ``bits`` are the flows' earlier
-    states."""
+    states.
+    """
 
     at: Index
     flow: Index
@@ -305,7 +310,9 @@ class _Few:
         open_flows = ((granted < _FAR) & (had < 3)).nonzero()[0]
         if len(open_flows):
             flow = np.repeat(parts.flow, parts.end - parts.begin)
-            acks = (((flags & (SYN | ACK)) == ACK) & forward & (np.arange(len(flags)) > granted[flow])).nonzero()[0][::-1]
+            acks = (((flags & (SYN | ACK)) == ACK) & forward & (np.arange(len(flags)) > granted[flow])).nonzero()[0][
+                ::-1
+            ]
             done[flow[acks]] = acks
             done[had == 3] = -1
         del before

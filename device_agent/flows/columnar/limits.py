@@ -142,5 +142,3 @@ class Limits:
             own = known[oldest]
             return (table.oldest_ends(n + 1)[1:] if own.any() else oldest), None
         return (_NO_ROWS, middle) if len(oldest) < n or known[oldest].any() else (oldest, None)
-
-

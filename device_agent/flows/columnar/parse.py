@@ -230,7 +230,5 @@ def _compare(src: U64, dst: U64, src_port: U64, dst_port: U64) -> tuple[Bool, Bo
 def _compare_v6(words: U64, src_port: U64, dst_port: U64) -> tuple[Bool, Bool]:
     high = words[:, 0] == words[:, 2]
     low = words[:, 1] == words[:, 3]
-    greater = np.where(
-        high, np.where(low, src_port > dst_port, words[:, 1] > words[:, 3]), words[:, 0] > words[:, 2]
-    )
+    greater = np.where(high, np.where(low, src_port > dst_port, words[:, 1] > words[:, 3]), words[:, 0] > words[:, 2])
     return greater, high & low & (src_port == dst_port)
