@@ -17,8 +17,9 @@ from device_agent.detection.detector import Detector
 from device_agent.detection.profile import BenignProfile
 from device_agent.detection.suppression import Suppressor
 from device_agent.errors import AgentError, ConfigError, ModelError
-from device_agent.flows.meter import FlowMeter, MeterSettings
+from device_agent.flows.meter import MeterSettings
 from device_agent.flows.records import PacketBatch
+from device_agent.flows.select import make_meter
 from device_agent.inbound import Reader, own_topics
 from device_agent.inference.engine import Engine
 from device_agent.inference.opening import EngineError
@@ -238,7 +239,7 @@ def _assemble(
     transport = _transport(config, session)
     pipeline = Pipeline(
         device_id=config.device.id,
-        meter=FlowMeter(
+        meter=make_meter(
             MeterSettings(config.flows.idle_s, config.flows.active_s, max_flows=board.budget.flow_table_rows)
         ),
         detector=_first_detector(config, memory, restored, buffer, loaded.engine),

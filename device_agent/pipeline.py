@@ -14,8 +14,8 @@ from contract.transform import to_model_input
 from device_agent.detection.alerts import Finding, Judge, build_alert
 from device_agent.detection.detector import Decision, Detector
 from device_agent.detection.suppression import Suppressor
-from device_agent.flows.meter import FlowMeter
 from device_agent.flows.records import FlowBatch, PacketBatch
+from device_agent.flows.select import Meter
 from device_agent.labels.marks import BaselineWindow, Marks, label_flows
 from device_agent.samples.pool import Rows
 
@@ -58,7 +58,7 @@ class Pipeline:
     """
 
     device_id: str
-    meter: FlowMeter
+    meter: Meter
     detector: Detector
     suppressor: Suppressor | None
     baseline_s: float
