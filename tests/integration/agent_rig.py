@@ -152,6 +152,14 @@ class Agent:
         self.end_capture()
         return time.monotonic() - began_s, code
 
+    def children(self):
+        """Return the ids of the process' children."""
+        listing = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
+        found = set()
+        for task in listing.parent.parent.iterdir():
+            found |= {int(pid) for pid in (task / "children").read_text(encoding="ascii").split()}
+        return found
+
     def alert_lines(self):
         return self.alerts.read_text(encoding="utf-8").splitlines() if self.alerts.exists() else []
 
@@ -252,13 +260,3 @@ def make_assignment(version, fallback, expert=None):
 def is_finite_delta(update):
     delta = np.frombuffer(update.delta, dtype="<f4")
     return len(delta) == DEFAULT_SPEC.n_parameters and bool(np.isfinite(delta).all()) and bool(np.any(delta))
-
-
-def processes_with(text):
-    """Return ids of processes whose command line holds ``text``."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        with suppress(OSError):
-            if text in path.read_bytes().replace(b"\0", b" ").decode(errors="replace"):
-                found.append(int(path.parent.name))
-    return found

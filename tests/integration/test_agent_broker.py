@@ -1,9 +1,14 @@
 """A real agent process, a real Mosquitto, a gateway played by hand."""
 
 import json
+import socket
+import subprocess
+import sys
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
+from paho.mqtt.enums import MQTTProtocolVersion
 
 from contract.messages import (
     ActiveModel,
@@ -21,6 +26,8 @@ from contract.messages import (
     Telemetry,
 )
 from contract.topics import ASSIGNMENT, COMMAND, MARKS, RECEIPT, TASK
+from device_agent.samples.split import Split
+from device_agent.store.samples import SampleStore
 from tests.integration.agent_rig import (
     DEVICE,
     LEARN_S,
@@ -220,3 +227,57 @@ def test_a_release_of_an_unknown_key_is_refused_and_the_model_stays(agent, broke
     told = hand.first(Telemetry, lambda t: "trust-unknown-key" in t.counters)
     assert told.counters["trust-unknown-key"] == 1
     assert {m.active.role for m in hand.of(ActiveModel)} == {"factory"}
+
+
+def test_sigterm_in_the_middle_of_a_training_reaps_the_trainer_within_two_seconds(agent, broker, gateway, capture):
+    broker.start()
+    hand = gateway()
+    hand.online()
+    agent.start()
+    agent.feed(capture[0])
+    agent.wait_log("event=model-in-use")
+    base = hand.publish_release(5)
+    long_task = make_task(base).model_copy(update={"local_epochs": 100, "learning_rate": 1e-5})
+    seen = len(hand.of(ModelUpdate))
+    hand.say(TASK, long_task, device=DEVICE)
+    wait_for(lambda: agent.log().count("state=training") >= 2)
+    children = agent.children()
+    assert children
+    took_s, code = agent.terminate()
+    assert code == 0
+    assert took_s < 2.0
+    assert not any(Path(f"/proc/{pid}").exists() for pid in children)
+    assert len(hand.of(ModelUpdate)) == seen
+    assert len(SampleStore(agent.folder / "state" / "samples.db").load()[Split.TRAIN]) >= 60
+
+
+def test_supervisor_messages_frame_the_life_of_the_process(agent, tmp_path, monkeypatch):
+    path = tmp_path / "notify.sock"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as supervisor:
+        supervisor.bind(str(path))
+        supervisor.settimeout(20)
+        monkeypatch.setenv("NOTIFY_SOCKET", str(path))
+        agent.start()
+        assert supervisor.recv(200) == b"READY=1"
+        heard = {supervisor.recv(200).split(b"=")[0] for _ in range(4)}
+        assert b"WATCHDOG" in heard
+        agent.terminate()
+        rest = b""
+        while b"STOPPING=1" not in rest:
+            rest += supervisor.recv(200)
+
+
+def test_a_broker_that_speaks_only_3_1_1_is_understood(agent, port, gateway, tmp_path):
+    pytest.importorskip("amqtt", reason="the embedded broker is not installed")
+    log = (tmp_path / "broker.log").open("wb")
+    broker = subprocess.Popen([sys.executable, "-m", "testbed.broker", "--embedded", str(port)], stdout=log, stderr=log)
+    try:
+        agent.start()
+        agent.wait_log("event=connected protocol=3.1.1", 30)
+        hand = HandMadeGateway(port, protocol=MQTTProtocolVersion.MQTTv311)
+        assert hand.first(Birth).device_id == DEVICE
+        hand.close()
+    finally:
+        broker.terminate()
+        broker.wait(10)
+        log.close()

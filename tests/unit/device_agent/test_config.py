@@ -83,7 +83,7 @@ def test_plain_mqtt_over_the_network_needs_consent_or_tls(tmp_path):
 
 
 def test_a_missing_file_is_one_line(tmp_path):
-    with pytest.raises(ConfigError, match="absent.toml: cannot be read: No such file"):
+    with pytest.raises(ConfigError, match=r"absent\.toml: cannot be read: No such file"):
         load_config(tmp_path / "absent.toml")
 
 
