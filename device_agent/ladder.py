@@ -30,7 +30,8 @@ class Choice:
     role
         The model.
     reason
-        ``only-one``, ``few-rows``, ``default``: the other is not better enough; ``paired-gain``: it is.
+        ``only-one``, ``few-rows``, ``one-class``: rows of a single class cannot tell which model sees attacks;
+        ``default``: the other is not better enough; ``paired-gain``: it is.
     gain
         Relative loss that the other model saves against the default; ``None`` if it was not measured.
     z
@@ -105,6 +106,9 @@ def choose(
     counts = np.unique(y[y >= 0], return_counts=True)[1]
     if len(y) < MIN_ROWS or (len(counts) and counts.min() < MIN_CLASS_ROWS):
         return Choice(default, "few-rows")
+    if len(counts) == 1:
+        # On benign rows alone the model wins that never raises an alert.
+        return Choice(default, "one-class")
     ours, theirs = (expert, fallback) if family_member else (fallback, expert)
     gain, z = paired_gain(ours, theirs, blocks, np.ones(len(y)) if weights is None else weights)
     if gain > MIN_GAIN and z >= MIN_Z:

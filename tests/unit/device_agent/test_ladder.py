@@ -38,12 +38,22 @@ def test_two_per_cent_are_needed_however_sure_they_are():
     assert case(gain=0.025, noise=1e-4).role == "fallback"
 
 
+@pytest.mark.parametrize("member", [True, False])
+def test_rows_of_one_class_cannot_unseat_the_default(member):
+    """On benign rows the model that never raises an alert looks best."""
+    benign = np.zeros(400, dtype=np.int32)
+    kept = case(gain=0.5, family_member=member, y=benign)
+    assert (kept.role, kept.reason) == ("expert" if member else "fallback", "one-class")
+    unlabelled = np.where(np.arange(400) % 2, -1, 0).astype(np.int32)
+    assert case(gain=0.5, family_member=member, y=unlabelled).reason == "one-class"
+
+
 def test_a_gain_that_noise_explains_is_not_enough():
     rng = np.random.default_rng(3)
     n = 200
     fallback = np.ones(n) - 0.03 + 5.0 * np.resize([1.0, -1.0], n) + rng.normal(0, 0.01, n)
     found = choose(
-        expert=np.ones(n), fallback=fallback, y=np.zeros(n, np.int32), blocks=np.arange(n), family_member=True
+        expert=np.ones(n), fallback=fallback, y=np.arange(n, dtype=np.int32) % 2, blocks=np.arange(n), family_member=True
     )
     assert found.gain > 0.02
     assert found.z < 1
