@@ -12,7 +12,6 @@ from contract.messages import (
     ActiveModel,
     Assignment,
     EvaluationReport,
-    Message,
     ModelUpdate,
     RoundTask,
     Signature,
@@ -22,140 +21,37 @@ from contract.messages import (
 from contract.messages.fleet import Birth, Status
 from contract.model import ModelId, ModelSpec
 from gateway.config import GatewayConfig
-from gateway.families import FamilyBook, FamilyEffect, ReplaceFamilies
-from gateway.grouping import Grouping, Vector
-from gateway.registry import Refused, Registry, RegistryEffect
+from gateway.events import (
+    Announce,
+    Assign,
+    ClearRelease,
+    DropHead,
+    Effect,
+    Event,
+    FindFamilies,
+    Head,
+    PeerSaid,
+    PublishRelease,
+    Republish,
+    RoundStored,
+    SearchFinished,
+    SessionUp,
+    StoreReported,
+    Ticked,
+)
+from gateway.families import FamilyBook, ReplaceFamilies
+from gateway.registry import Refused, Registry
 from gateway.rounds import (
     FALLBACK,
     CandidatesSeen,
-    RoundEffect,
     RoundMachine,
     RoundSettled,
-    TargetResult,
     TimePassed,
     UpdateArrived,
 )
 from gateway.screening import content_refusal
 
 _SEED_STRIDE = 1_000_003
-
-
-@dataclass(frozen=True, slots=True)
-class Head:
-    """Current model of a target: digest and Euclidean norm of its weights."""
-
-    digest: str
-    norm: float
-
-
-@dataclass(frozen=True, slots=True)
-class PeerSaid:
-    """A decoded message came on the topic of ``device_id``."""
-
-    device_id: str
-    message: Message
-
-
-@dataclass(frozen=True, slots=True)
-class SessionUp:
-    """The connection to the broker is up."""
-
-
-@dataclass(frozen=True, slots=True)
-class Ticked:
-    """Look at the clock."""
-
-
-@dataclass(frozen=True, slots=True)
-class RoundStored:
-    """Results of a closing round and the heads after it are stored."""
-
-    number: int
-    results: tuple[TargetResult, ...]
-    heads: Mapping[str, Head]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class SearchFinished:
-    """The search for families after a round came back."""
-
-    grouping: Grouping
-    number: int
-
-
-@dataclass(frozen=True, slots=True)
-class Announce:
-    """Say that the gateway is online."""
-
-
-@dataclass(frozen=True, slots=True)
-class PublishRelease:
-    """Retain the release of a model."""
-
-    digest: str
-
-
-@dataclass(frozen=True, slots=True)
-class ClearRelease:
-    """Take a superseded release from the broker; the store keeps it."""
-
-    digest: str
-
-
-@dataclass(frozen=True, slots=True)
-class Assign:
-    """Store the assignment, then retain it."""
-
-    assignment: Assignment
-
-
-@dataclass(frozen=True, slots=True)
-class Republish:
-    """Retain stored assignments and tasks again; take back the tasks of the devices in ``without_task``."""
-
-    assignments: tuple[Assignment, ...]
-    tasks: tuple[RoundTask, ...]
-    without_task: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class FindFamilies:
-    """Search, and answer ``SearchFinished``."""
-
-    vectors: Mapping[str, Vector]
-    flows: Mapping[str, int]
-    earlier: Mapping[str, frozenset[str]]
-    number: int
-
-
-@dataclass(frozen=True, slots=True)
-class DropHead:
-    """Forget the head of a family that ended."""
-
-    target: str
-
-
-@dataclass(frozen=True, slots=True)
-class StoreReported:
-    """Store what a device reports: the model in use, or an evaluation."""
-
-    message: ActiveModel | EvaluationReport
-
-
-Event = PeerSaid | SessionUp | Ticked | RoundStored | SearchFinished
-Effect = (
-    RegistryEffect
-    | RoundEffect
-    | FamilyEffect
-    | Announce
-    | PublishRelease
-    | ClearRelease
-    | Assign
-    | Republish
-    | FindFamilies
-    | DropHead
-    | StoreReported
-)
 
 
 @dataclass(slots=True)

@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -15,8 +15,7 @@ from gateway.aggregation import ServerState
 from gateway.closing import Aggregator, NewModel
 from gateway.config import GatewayConfig
 from gateway.errors import StoreError
-from gateway.families import Decide, ReplaceFamilies, StoreGrouping
-from gateway.machine import (
+from gateway.events import (
     Announce,
     Assign,
     ClearRelease,
@@ -30,6 +29,7 @@ from gateway.machine import (
     SearchFinished,
     StoreReported,
 )
+from gateway.families import Decide, ReplaceFamilies, StoreGrouping
 from gateway.registry import Device, DeviceChanged, Refused, SignatureStored
 from gateway.releases import SignsBytes
 from gateway.rounds import AcceptUpdate, ClearTask, CloseRound, OpenRound, RefuseUpdate, RepeatReceipt, target_key
@@ -37,6 +37,8 @@ from gateway.store import Store
 from gateway.store.families import StoredGrouping
 
 Publish = Callable[..., str | None]
+STORED_TOGETHER = (StoreGrouping, ReplaceFamilies, Decide, DropHead)
+"""Effects that only store; what one search decides is stored as a whole or not at all."""
 
 
 class Performer:
@@ -104,6 +106,12 @@ class Performer:
             case _:
                 self._perform_delivery(effect)
         return None
+
+    def store_together(self, effects: Sequence[Effect]) -> None:
+        """Perform effects of ``STORED_TOGETHER`` as one unit."""
+        with self._store.transaction():
+            for effect in effects:
+                self.perform(effect)
 
     def flush(self) -> None:
         """Store what changes often: devices and counters."""

@@ -10,8 +10,9 @@ from contract.model import ModelSpec, weights_from_bytes
 from gateway.aggregation import ServerState
 from gateway.config import GatewayConfig
 from gateway.errors import ModelSpecError, StoreError
+from gateway.events import Head
 from gateway.families import FamilyBook, FamilyRules
-from gateway.machine import Head, Memory
+from gateway.machine import Memory
 from gateway.registry import Registry
 from gateway.releases import SignsBytes, make_release
 from gateway.rounds import FALLBACK, RoundMachine, RoundRules

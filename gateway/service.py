@@ -5,6 +5,7 @@ import signal
 import time
 from collections import deque
 from importlib import metadata
+from itertools import takewhile
 from queue import Empty, Queue
 from secrets import token_hex
 from threading import Event as Flag
@@ -18,8 +19,9 @@ from contract.model import DEFAULT_SPEC
 from contract.topics import parse
 from gateway import log, supervision
 from gateway.config import GatewayConfig, read_password
-from gateway.machine import Effect, Event, GatewayMachine, PeerSaid, SessionUp, Ticked
-from gateway.performer import Performer
+from gateway.events import Effect, Event, PeerSaid, SessionUp, Ticked
+from gateway.machine import GatewayMachine
+from gateway.performer import STORED_TOGETHER, Performer
 from gateway.restore import restore
 from gateway.signing import open_signer
 from gateway.store import Store
@@ -152,6 +154,12 @@ class Service:
         """Perform effects in order; the outcome of one is handled before the next, so stores stay in step."""
         pending = deque(effects)
         while pending:
+            unit = [*takewhile(lambda effect: isinstance(effect, STORED_TOGETHER), pending)]
+            if unit:
+                self._performer.store_together(unit)
+                for _ in unit:
+                    pending.popleft()
+                continue
             outcome = self._performer.perform(pending.popleft())
             if outcome is not None:
                 pending.extendleft(reversed(self._machine.handle(outcome, time.monotonic())))

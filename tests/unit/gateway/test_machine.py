@@ -6,17 +6,13 @@ import pytest
 from contract.canonical import sha256_hex
 from contract.messages import ActiveModel, EvaluationReport, MarkSet
 from contract.model import DEFAULT_SPEC, ModelId
-from gateway.families import Decide, FamilyBook, FamilyRules
-from gateway.grouping import Grouping, Scaling, make_group
-from gateway.machine import (
+from gateway.events import (
     Announce,
     Assign,
     ClearRelease,
     DropHead,
     FindFamilies,
-    GatewayMachine,
     Head,
-    Memory,
     PeerSaid,
     PublishRelease,
     Republish,
@@ -26,6 +22,9 @@ from gateway.machine import (
     StoreReported,
     Ticked,
 )
+from gateway.families import Decide, FamilyBook, FamilyRules
+from gateway.grouping import Grouping, Scaling, make_group
+from gateway.machine import GatewayMachine, Memory
 from gateway.registry import DeviceChanged, Refused, Registry, SignatureStored
 from gateway.restore import round_rules
 from gateway.rounds import CloseRound, OpenRound, RefuseUpdate, RoundMachine
