@@ -151,5 +151,4 @@ def _row_weights(rows: Rows) -> npt.NDArray[np.float64]:
 
 
 def _slug(choice: Choice) -> str:
-    why = {"default": "default", "paired-gain": "better", "few-rows": "few-rows", "one-class": "one-class", "only-one": "only-one"}
-    return f"{choice.role}-{why.get(choice.reason, choice.reason)}"
+    return f"{choice.role}-{'better' if choice.reason == 'paired-gain' else choice.reason}"
