@@ -1,6 +1,5 @@
 """Everything an agent is made of, built from its configuration in the right order."""
 
-import time
 from dataclasses import dataclass, field
 from uuid import uuid4
 
@@ -9,8 +8,6 @@ from contract.model import DEFAULT_SPEC, ModelId, ModelSpec
 from contract.taxonomy import BENIGN_INDEX
 from contract.topics import STATUS
 from device_agent.boards import Board, Budgets, detect_board, load_board
-from device_agent.capture.pump import Pump
-from device_agent.capture.source import CaptureSettings, open_source
 from device_agent.choosing import SILENT, Evidence, calibrated
 from device_agent.config import AgentConfig, BrokerConfig, read_secret
 from device_agent.detection.detector import Detector
@@ -18,12 +15,12 @@ from device_agent.detection.profile import BenignProfile
 from device_agent.detection.suppression import Suppressor
 from device_agent.errors import AgentError, ConfigError, ModelError
 from device_agent.flows.meter import MeterSettings
-from device_agent.flows.records import PacketBatch
 from device_agent.flows.select import make_meter
 from device_agent.inbound import Reader, own_topics
 from device_agent.inference.engine import Engine
 from device_agent.inference.opening import EngineError
 from device_agent.inference.select import load_artifact, load_engine
+from device_agent.intake import Capture
 from device_agent.learner import Learner
 from device_agent.machine import AgentMachine, MachineSettings
 from device_agent.memory import Memory, Restored, model_id
@@ -39,62 +36,6 @@ from device_agent.trust import Keyring, load_keyring
 
 _MAPPED_MB = 512
 """Address space that libraries map and hardly touch; the limit of the process counts it, the budget does not."""
-
-
-class Capture:
-    """The packet source behind its pump; a live one can be opened again after it was lost.
-
-    Attributes
-    ----------
-    state
-        ``running``, ``ended`` or ``failed``.
-    live
-        Whether packets come on this host's clock.
-    """
-
-    def __init__(self, config: AgentConfig, budget: Budgets) -> None:
-        self.state = "running"
-        self._spec = config.capture.source
-        self._settings = CaptureSettings(bpf=config.capture.bpf)
-        self._queue_packets = budget.capture_queue_packets
-        self._reopen_s: float | None = None
-        self._counted: dict[str, int] = {}
-        self._pump: Pump | None = self._open()
-        self.live = self._pump.live
-
-    def read(self, timeout_s: float) -> PacketBatch | None:
-        """Return the next batch, an empty one after ``timeout_s``, ``None`` at the end; see ``Pump.read``."""
-        if self._pump is None:
-            time.sleep(timeout_s)
-            if self._reopen_s is None or time.monotonic() < self._reopen_s:
-                return PacketBatch.from_frames([], [])
-            self._pump = self._open()
-            self._reopen_s = None
-            self.state = "running"
-        return self._pump.read(timeout_s)
-
-    def reopen_later(self, at_s: float) -> bool:
-        """Drop the source and open it again at a monotonic time; ``False`` if that makes no sense."""
-        self._counted = self.counters()
-        if self._pump is not None:
-            self._pump.close()
-            self._pump = None
-        self._reopen_s = at_s
-        self.state = "starting"
-        return True
-
-    def counters(self) -> dict[str, int]:
-        """Return totals over all openings of the source."""
-        now = self._pump.counters() if self._pump is not None else {}
-        return {name: self._counted.get(name, 0) + now.get(name, 0) for name in {*self._counted, *now}}
-
-    def close(self) -> None:
-        """Stop reading."""
-        if self._pump is not None:
-            self._pump.close()
-
-    def _open(self) -> Pump:
-        return Pump(open_source(self._spec, self._settings), self._queue_packets)
 
 
 @dataclass(slots=True)

@@ -134,7 +134,9 @@ class Agent:
     def _end_capture(self, state: str, reason: str, exit_code: ExitCode) -> None:
         pipeline = self.parts.pipeline
         pipeline.flush()
-        if self.parts.capture.live and self.parts.capture.reopen_later(self._clock() + _REOPEN_S):
+        if self.parts.capture.live:
+            # An interface that went away may come back; until then the device is as good as degraded.
+            self.parts.capture.reopen_later(self._clock() + _REOPEN_S)
             log.warning("event=capture-lost reason=%r", reason)
             return
         pipeline.ended = True
@@ -193,7 +195,7 @@ class Agent:
         if self._due("save", _SAVE_S, now_s):
             self._save()
         trouble = parts.memory.trouble
-        if parts.capture.state == "failed":
+        if parts.capture.state in ("failed", "starting"):
             trouble = "the capture failed; the log says why"
         self._events.append(HealthChanged(trouble))
         self._count_rows()
