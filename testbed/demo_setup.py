@@ -81,6 +81,11 @@ class DemoSettings:
     keep_running: bool = False
     rounds_timeout_s: float = 240.0
 
+    @property
+    def min_rows(self) -> int:
+        """Rows from which a device takes part: recorded captures of small hosts hold few flows."""
+        return 100 if self.captures is None else 20
+
 
 @dataclass(frozen=True, slots=True)
 class RunDir:
@@ -186,14 +191,16 @@ def gateway_config(where: RunDir, settings: DemoSettings, broker: RunningBroker,
             "interval_s": 0.2,
             "deadline_s": 45.0,
             "min_devices": math.ceil(_QUORUM_TO_OPEN * devices),
-            "min_rows": 100,
+            "min_rows": settings.min_rows,
         },
         "families": {"min_size": 3, "recluster_every": 5},
     }
 
 
-def agent_config(where: RunDir, capture: LabelledCapture, broker: RunningBroker, keys: Sequence[Path]) -> Toml:
-    """Return an agent's configuration."""
+def agent_config(
+    where: RunDir, capture: LabelledCapture, broker: RunningBroker, keys: Sequence[Path], *, min_rows: int = 100
+) -> Toml:
+    """Return an agent's configuration; ``min_rows`` benign rows make a signature."""
     device_id = capture.device_id
     return {
         "device": {"id": device_id},
@@ -203,7 +210,7 @@ def agent_config(where: RunDir, capture: LabelledCapture, broker: RunningBroker,
         "alerts": {"path": str(where.alerts(device_id))},
         "labels": {"accept_marks": True},
         "trust": {"keys": [str(key) for key in keys]},
-        "training": {"min_benign_rows": 100, "block_s": 30},
+        "training": {"min_benign_rows": min_rows, "block_s": 30},
         "telemetry": {"every_s": 1.0},
     }
 
@@ -251,10 +258,12 @@ def _version(name: str) -> str:
 
 
 def _processor() -> str:
+    """Return the processor's name; a Raspberry Pi names its board instead."""
     with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.lower().startswith(("model name", "hardware", "model\t")):
-                return line.split(":", 1)[1].strip()
+        lines = [line.partition(":") for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()]
+        named = {key.strip(): value.strip() for key, _, value in lines}
+        if found := named.get("model name") or named.get("Model") or named.get("Hardware"):
+            return found
     return platform.processor() or platform.machine()
 
 

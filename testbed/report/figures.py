@@ -7,12 +7,14 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
+from matplotlib.ticker import FormatStrFormatter, LogLocator, NullLocator
 
 from contract.taxonomy import BENIGN, CLASSES
 from testbed.demo_results import DeviceResult, RunResults
 from testbed.report.theme import ALONE_COLOUR, CLASS_COLOURS, Theme, family_colours
 
 _S_PER_MIN = 60.0
+_LABEL_PLACES = ((7.0, 4.0), (7.0, -12.0), (-4.0, 13.0), (-4.0, -21.0))
 
 
 def f1_bars(results: RunResults, axes: Any, theme: Theme) -> None:
@@ -21,10 +23,11 @@ def f1_bars(results: RunResults, axes: Any, theme: Theme) -> None:
     colours = family_colours(tuple(results.families))
     for row, device in enumerate(devices):
         colour = colours.get(device.family_id or "", ALONE_COLOUR)
-        for offset, model, shade in ((0.19, "fallback", theme.muted), (-0.19, "expert", colour)):
-            value = device.f1_of(model)
-            if value is None:
-                continue
+        held = [model for model in ("fallback", "expert") if device.f1_of(model) is not None]
+        offsets = (0.19, -0.19) if len(held) == 2 else (0.0,)
+        for offset, model in zip(offsets, held, strict=False):
+            value = device.f1_of(model) or 0.0
+            shade = theme.muted if model == "fallback" else colour
             axes.barh(row + offset, value, height=0.34, color=shade, alpha=0.55 if model == "fallback" else 0.95)
             axes.text(value + 0.012, row + offset, f"{value:.3f}", va="center", fontsize=7.5, color=theme.muted)
             if device.in_use.split(" ")[0] == model:
@@ -81,10 +84,10 @@ def families_map(results: RunResults, axes: Any, theme: Theme) -> None:
     devices = [device for device in results.devices if device.signature]
     points, shares = principal_components([device.signature for device in devices])
     colours = family_colours(tuple(results.families))
-    for device, (x, y) in zip(devices, points, strict=True):
+    for device, (x, y), offset in zip(devices, points, label_offsets(points), strict=True):
         colour = colours.get(device.family_id or "", ALONE_COLOUR)
         axes.scatter(x, y, s=70, color=colour, edgecolors=theme.text, linewidths=0.5, zorder=3)
-        axes.annotate(device.device_id, (x, y), xytext=(6, 4), textcoords="offset points", fontsize=8)
+        axes.annotate(device.device_id, (x, y), xytext=offset, textcoords="offset points", fontsize=8)
     axes.set_xlabel(f"component 1 ({shares[0]:.0%} of the variance)")
     axes.set_ylabel(f"component 2 ({shares[1]:.0%})")
     axes.grid()
@@ -94,6 +97,25 @@ def families_map(results: RunResults, axes: Any, theme: Theme) -> None:
     if any(device.family_id is None for device in devices):
         handles.append(Line2D([], [], marker="o", ls="", color=ALONE_COLOUR, label="no family"))
     axes.legend(handles=handles, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=4, fontsize=8)
+
+
+def label_offsets(points: npt.NDArray[np.float64]) -> list[tuple[float, float]]:
+    """Return where the names stand beside their points, in points of type: neighbours in a crowd go up and down.
+
+    Parameters
+    ----------
+    points
+        Shape ``(n, 2)``.
+    """
+    span = np.ptp(points, axis=0) + 1e-9
+    offsets: list[tuple[float, float]] = [(7.0, 4.0)] * len(points)
+    placed: list[int] = []
+    for index in np.argsort(points[:, 0], kind="stable"):
+        near = [i for i in placed if (np.abs(points[index] - points[i]) / span < (0.14, 0.06)).all()]
+        taken = {offsets[i] for i in near}
+        offsets[index] = next((o for o in _LABEL_PLACES if o not in taken), _LABEL_PLACES[0])
+        placed.append(int(index))
+    return offsets
 
 
 def principal_components(signatures: Sequence[Sequence[float]]) -> tuple[npt.NDArray[np.float64], tuple[float, float]]:
@@ -130,9 +152,12 @@ def round_losses(results: RunResults, axes: Any, theme: Theme) -> None:
             colour = colours.get(model.split(" ")[-1], theme.muted)
             axes.plot(*zip(*points, strict=True), marker="o", ms=3.5, lw=1.6, color=colour, label=model)
     axes.set_xlabel("round")
-    axes.set_ylabel("mean validation loss")
-    axes.set_ylim(bottom=0)
+    axes.set_ylabel("mean validation loss, log scale")
+    axes.set_yscale("log")
     axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_formatter(FormatStrFormatter("%g"))
     axes.grid(axis="y")
     axes.tick_params(length=0, colors=theme.muted)
     axes.legend(loc="upper right", fontsize=8)

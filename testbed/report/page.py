@@ -52,7 +52,7 @@ def render_page(results: RunResults) -> str:
 _DEVICE_NOTE = (
     "Macro-F1 is the plain mean of F1 over the classes in the device's exam truth. False alarms are benign exam flows "
     "above the device's own threshold. Alerts are lines of the alert file over the whole run; repeats of a kind are "
-    "left out of it."
+    "left out of it. MB is the largest resident memory of the agent and of its training process."
 )
 
 
@@ -68,8 +68,8 @@ def _facts(results: RunResults) -> str:
         ("families", str(len(results.families)), _alone_text(results)),
         ("rounds", f"{results.rounds_completed}/{results.rounds_wanted}", f"{results.wall_s:.0f} s in all"),
         ("macro-F1 in use", number(in_use), f"fallback alone {number(fallback)}"),
-        ("attack flows alerted", percent(hits, rows), f"{hits:,} of {rows:,}"),
-        ("false alarms per hour", number(alarms / hours if hours else None, digits=1), f"{alarms} in {hours:.1f} h"),
+        ("attacks alerted", percent(hits, rows), f"{hits:,} of {rows:,} flows"),
+        ("false alarms/h", number(alarms / hours if hours else None, digits=1), f"{alarms} in {hours:.1f} h"),
         ("agent memory", f"{agent / _MB:.0f} MB", f"trainer {trainer / _MB:.0f} MB"),
     ]
     cells = "".join(
@@ -84,18 +84,19 @@ def _facts(results: RunResults) -> str:
 
 def _alone_text(results: RunResults) -> str:
     alone = [device.device_id for device in results.devices if device.family_id is None]
-    return f"like nobody: {', '.join(alone)}" if alone else "every device has one"
+    return f"{len(alone)} like nobody" if alone else "every device has one"
 
 
 def _device_table(results: RunResults) -> str:
     head = (
-        ("device", "profile", "family", "model in use", "why"),
-        ("F1 fallback", "F1 expert", "F1 in use", "false/h", "alerts", "flows", "exam flows", "agent MB", "trainer MB"),
+        ("device", "profile", "family", "in use", "why"),
+        ("F1 fallback", "F1 expert", "F1 in use", "false/h", "alerts", "flows", "exam flows", "MB", "trainer"),
     )
     rows = []
     for device in results.devices:
         in_use = device.models.get("in-use")
-        words = (device.device_id, device.profile, device.family_id or "-", device.in_use or "-", device.choice or "-")
+        role = device.in_use.split(" ")[0] or "-"
+        words = (device.device_id, device.profile, device.family_id or "-", role, device.choice or "-")
         numbers = (
             number(device.f1_of("fallback")),
             number(device.f1_of("expert")),
@@ -150,8 +151,8 @@ def _families_section(results: RunResults) -> str:
     return _section(
         "Families",
         text + picture,
-        "Each point is a device: the trimmed mean of its benign flows, all that it sends of its traffic. The gateway "
-        "decides on more than these two components.",
+        "Each point is a device, placed by the trimmed means in the traffic signature that it sends. The gateway "
+        "decides on all components, and on the deviations as well.",
     )
 
 

@@ -8,7 +8,7 @@ CSS = """
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--bg); color: var(--text); font: 15px/1.5 system-ui, -apple-system, "Segoe UI",
   Roboto, "Helvetica Neue", sans-serif; }
-main { max-width: 1060px; margin: 0 auto; padding: 28px 20px 60px; }
+main { max-width: 1100px; margin: 0 auto; padding: 28px 20px 60px; }
 header h1 { margin: 0; font-size: 28px; letter-spacing: -0.02em; }
 header p { margin: 2px 0 20px; color: var(--muted); }
 h2 { font-size: 19px; margin: 40px 0 12px; padding-bottom: 6px; border-bottom: 1px solid var(--line); }
@@ -19,10 +19,10 @@ h2 { font-size: 19px; margin: 40px 0 12px; padding-bottom: 6px; border-bottom: 1
 .tiles small { color: var(--muted); font-size: 12px; }
 .how { color: var(--muted); margin: 14px 0 0; }
 .scroll { overflow-x: auto; }
-table { border-collapse: collapse; width: 100%; font-size: 13px; font-variant-numeric: tabular-nums; }
+table { border-collapse: collapse; width: 100%; font-size: 12.5px; font-variant-numeric: tabular-nums; }
 th { text-align: left; font-weight: 600; color: var(--muted); vertical-align: bottom; }
-th, td { padding: 6px 10px 6px 0; border-bottom: 1px solid var(--line); white-space: nowrap; }
-th.n, td.n { text-align: right; padding-right: 14px; }
+th, td { padding: 6px 9px 6px 0; border-bottom: 1px solid var(--line); white-space: nowrap; }
+th.n, td.n { text-align: right; padding: 6px 4px 6px 7px; }
 td:first-child { font-weight: 600; }
 picture, img { display: block; width: 100%; height: auto; }
 .note { color: var(--muted); font-size: 13px; margin: 8px 0 0; }

@@ -162,7 +162,7 @@ def test_the_table_holds_the_figures_of_the_results():
         assert f"{one.f1_of('fallback'):.3f}" in text
     hits = sum(h for h, _ in results.recall_by_attack().values())
     rows = sum(r for _, r in results.recall_by_attack().values())
-    assert f"{hits:,} of {rows:,}" in text
+    assert f"{hits:,} of {rows:,} flows" in text
     assert "held-out exam flows" in text
 
 
