@@ -92,6 +92,7 @@ class Memory:
         self.samples = SampleStore(folder / "samples.db")
         self.outbox = Outbox(folder / "outbox.db")
         self.alerts = AlertFile(config.alert_path, max_bytes=config.alerts.max_bytes)
+        self._rates: tuple[int, float] = (0, 0.0)
         factory = factory_model(spec)
         held = {d: m for d, m in self.state.load_models().items() if m.manifest.spec_id == spec.spec_id}
         self.models: dict[str, HeldModel] = {**held, factory.digest: factory}
@@ -115,6 +116,13 @@ class Memory:
     def save_facts(self, facts: Facts) -> None:
         """Keep what the core wants kept."""
         self.state.put("facts", _FACTS.dump_python(facts, mode="json"))
+
+    def keep_rates(self, *, first_us: int, flows_per_hour: float) -> None:
+        """Keep what :class:`Restored` says of the traffic; nothing is written while nothing changes."""
+        rates = (first_us, flows_per_hour)
+        if rates != self._rates and self.state.put("first_us", first_us):
+            self.state.put("flows_per_hour", flows_per_hour)
+            self._rates = rates
 
     def save_calibration(self, digest: str, calibration: Calibration) -> None:
         """Keep the threshold of the model in use."""

@@ -43,6 +43,8 @@ from device_agent.signature import traffic_moments
 
 log = logging.getLogger("kinwatch.agent")
 
+_ROWS_AT_ONCE = 256
+
 
 class Performer:
     """Does what the core asks for; what comes of it returns as an event.
@@ -86,7 +88,11 @@ class Performer:
     ) -> None:
         """Offer labelled rows to the buffer; the store follows."""
         offered = self._parts.buffer.offer(rows, exam, alerted)
-        self._parts.memory.samples.follow(rows, offered)
+        store = self._parts.memory.samples
+        store.follow(rows, offered)
+        if len(store) >= _ROWS_AT_ONCE:
+            # Beside the second-by-second save: a burst must not be lost with the process.
+            store.flush()
         for reason, count in offered.refused.items():
             self._parts.count(f"rows-{reason}", count)
 

@@ -36,7 +36,7 @@ log = logging.getLogger("kinwatch.agent")
 
 _READ_S = 0.1
 _TICK_S = 0.5
-_SAVE_S = 5.0
+_SAVE_S = 1.0
 _REOPEN_S = 5.0
 _MARKS_GRACE_S = 15.0
 """Marks are retained and come with the connection; without them the capture goes on unlabelled after this time."""
@@ -216,8 +216,7 @@ class Agent:
     def _save(self) -> None:
         memory, pipeline = self.parts.memory, self.parts.pipeline
         memory.samples.flush()
-        memory.state.put("first_us", pipeline.first_us)
-        memory.state.put("flows_per_hour", self.parts.flows_per_hour())
+        memory.keep_rates(first_us=pipeline.first_us, flows_per_hour=self.parts.flows_per_hour())
 
     def _due(self, what: str, every_s: float, now_s: float) -> bool:
         if now_s < self._next.get(what, 0.0):

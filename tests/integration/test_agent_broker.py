@@ -198,6 +198,18 @@ def test_an_update_survives_kill_9_under_its_id(agent, broker, gateway, capture)
     assert agent.log().count("event=trained job=round-000001") == 1, "a finished task was trained again"
 
 
+def test_rows_learned_a_second_ago_survive_kill_9(agent, capture):
+    agent.start()
+    agent.feed(capture[0])
+    agent.wait_log("event=model-in-use")
+    wait_for(lambda: len(SampleStore(agent.folder / "state" / "samples.db").load()[Split.TRAIN]) >= 200)
+    agent.kill()
+    agent.start()
+    agent.feed(capture[0][:24] + capture[1])
+    agent.end_capture()
+    assert wait_for(agent.alert_lines), "the restarted process does not know its model or threshold any more"
+
+
 def test_retained_task_and_release_reach_an_agent_that_was_away(agent, broker, gateway, capture):
     broker.start()
     agent.start()
