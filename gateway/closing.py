@@ -1,7 +1,7 @@
 """What happens when a round closes: updates become models. Computes on values, stores nothing."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -9,8 +9,9 @@ import numpy.typing as npt
 
 from contract.messages import Release
 from contract.model import ModelSpec, weights_digest, weights_from_bytes
-from gateway.aggregation import ClippedMean, FedAdam, FedAvg, Rule, ServerOptimiser, ServerState, Sum, row_weights
+from gateway.aggregation import FedAdam, FedYogi, Rule, ServerOptimiser, ServerState, Sum, row_weights
 from gateway.aggregation.base import RuleState
+from gateway.aggregation.named import rule_named
 from gateway.config import AggregationConfig
 from gateway.releases import SignsBytes, make_release
 from gateway.rounds import Aggregate, TargetResult, target_key
@@ -67,10 +68,19 @@ class Aggregator:
         The model spec.
     config
         Which rule and optimiser.
+
+    Raises
+    ------
+    ConfigError
+        If the rule is a plug-in that is missing or fails its check.
     """
 
     spec: ModelSpec
     config: AggregationConfig
+    rule: Rule = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "rule", rule_named(self.config.rule))
 
     def run(
         self,
@@ -111,7 +121,7 @@ class Aggregator:
         n = self.spec.n_parameters
         deltas = {d: weights_from_bytes(u.delta, n_parameters=n) for d, u in used.items()}
         weights = row_weights({d: u.rows for d, u in used.items()}, weighting=self.config.weighting)
-        _, delta, measurements = self._rule().next(RuleState(), deltas, weights)
+        _, delta, measurements = self.rule.next(RuleState(), deltas, weights)
         state, move = self._server().next(state, delta)
         devices = tuple(sorted(used))
         moved = base.astype(np.float64) + move
@@ -134,10 +144,8 @@ class Aggregator:
         result = TargetResult(target, release.manifest.weights_digest, devices, "aggregated", measurements)
         return result, NewModel(target, release, state, norm)
 
-    def _rule(self) -> Rule:
-        return ClippedMean() if self.config.rule == "clipped" else FedAvg()
-
     def _server(self) -> ServerOptimiser:
         if self.config.server == "none":
             return Sum()
-        return FedAdam(self.config.server_lr, self.config.betas, self.config.tau)
+        kind = FedYogi if self.config.server == "fedyogi" else FedAdam
+        return kind(self.config.server_lr, self.config.betas, self.config.tau)

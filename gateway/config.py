@@ -4,17 +4,19 @@ Relative paths are relative to the directory of the file. Every key has a defaul
 ``signing.dir``, so the smallest file names two directories.
 """
 
+import re
 import tomllib
 from difflib import get_close_matches
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from gateway.errors import ConfigError
 
 Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
+RULE_NAMES = ("clipped", "fedavg", "trimmed", "median", "multi-krum")
 Share = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)]
 
 
@@ -136,7 +138,8 @@ class AggregationConfig(_Section):
     Attributes
     ----------
     rule
-        ``clipped``: cosine filter and median-norm clip; ``fedavg``: plain weighted mean.
+        ``clipped``: cosine filter and median-norm clip; ``fedavg``: plain weighted mean; ``trimmed``, ``median``,
+        ``multi-krum``; or ``plugin:<name>``, a rule that an installed package brings.
     server, server_lr, betas, tau
         Server optimiser and its settings; ``none`` adds the mean itself.
     weighting
@@ -147,14 +150,21 @@ class AggregationConfig(_Section):
         Fewer updates than this hold an expert for the round.
     """
 
-    rule: Literal["clipped", "fedavg"] = "clipped"
-    server: Literal["fedadam", "none"] = "none"
+    rule: str = "clipped"
+    server: Literal["fedadam", "fedyogi", "none"] = "none"
     server_lr: Positive = 0.03
     betas: tuple[Share, Share] = (0.9, 0.99)
     tau: Positive = 0.001
     weighting: Literal["sqrt-rows", "equal"] = "sqrt-rows"
     norm_bound: Positive = 10.0
     expert_min_updates: int = Field(default=3, ge=1)
+
+    @field_validator("rule")
+    @classmethod
+    def _known_rule(cls, rule: str) -> str:
+        if rule not in RULE_NAMES and not re.fullmatch(r"plugin:[A-Za-z0-9_.-]{1,64}", rule):
+            raise ValueError(f"there is no rule {rule!r}; there are {', '.join(RULE_NAMES)} and plugin:<name>")
+        return rule
 
 
 class FamiliesConfig(_Section):

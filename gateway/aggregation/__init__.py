@@ -3,18 +3,24 @@
 from gateway.aggregation.base import Measurements, Rule, RuleOutcome
 from gateway.aggregation.clipped import ClippedMean
 from gateway.aggregation.fedavg import FedAvg
+from gateway.aggregation.robust import CoordinateMedian, MultiKrum, TrimmedMean
 from gateway.aggregation.server import FedAdam, ServerOptimiser, ServerState, Sum
 from gateway.aggregation.weights import row_weights
+from gateway.aggregation.yogi import FedYogi
 
 __all__ = [
     "ClippedMean",
+    "CoordinateMedian",
     "FedAdam",
     "FedAvg",
+    "FedYogi",
     "Measurements",
+    "MultiKrum",
     "Rule",
     "RuleOutcome",
     "ServerOptimiser",
     "ServerState",
     "Sum",
+    "TrimmedMean",
     "row_weights",
 ]

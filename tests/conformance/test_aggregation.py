@@ -3,11 +3,21 @@
 import numpy as np
 import pytest
 
-from gateway.aggregation import ClippedMean, FedAdam, FedAvg, ServerState, Sum
+from gateway.aggregation import (
+    ClippedMean,
+    CoordinateMedian,
+    FedAdam,
+    FedAvg,
+    FedYogi,
+    MultiKrum,
+    ServerState,
+    Sum,
+    TrimmedMean,
+)
 from gateway.aggregation.base import RuleState
 
-RULES = [FedAvg(), ClippedMean()]
-SERVERS = [Sum(), FedAdam()]
+RULES = [FedAvg(), ClippedMean(), TrimmedMean(), CoordinateMedian(), MultiKrum()]
+SERVERS = [Sum(), FedAdam(), FedYogi()]
 P = 200
 
 rules = pytest.mark.parametrize("rule", RULES, ids=lambda rule: type(rule).__name__)

@@ -47,7 +47,11 @@ def test_two_directories_are_enough_and_relative_to_the_file(write, tmp_path):
         ("[store]\n[signing]\ndir='k'", "key store.dir is missing"),
         (SMALLEST + "[rounds]\nquorum = 1.5", "rounds.quorum: Input should be less than or equal to 1"),
         (SMALLEST + "[families]\nmin_size = 2", "families.min_size: Input should be greater than or equal to 3"),
-        (SMALLEST + '[aggregation]\nrule = "mean"', "aggregation.rule: Input should be 'clipped' or 'fedavg'"),
+        (
+            SMALLEST + '[aggregation]\nrule = "mean"',
+            "aggregation.rule: "
+            + "there is no rule 'mean'; there are clipped, fedavg, trimmed, median, multi-krum and plugin:<name>",
+        ),
     ],
 )
 def test_an_error_names_file_and_key(write, text, expected):
