@@ -136,6 +136,22 @@ class Rounds(RuleBasedStateMachine):
         self.settled_at = self.now
 
     @precondition(lambda self: self.running and not self.closing)
+    @rule(members=st.sets(st.sampled_from(DEVICES), min_size=2), in_family=st.sets(st.sampled_from(DEVICES)))
+    def turn(self, members, in_family):
+        """The deadline, the results and the next round in one go: otherwise most runs never see a second round."""
+        self.wait(RULES.deadline_s)
+        self.settle()
+        self.wait(RULES.interval_s)
+        self.candidates(members, in_family)
+
+    @precondition(lambda self: self.running and not self.closing)
+    @rule(choice=st.integers(0, 31))
+    def hand_in_what_was_asked_for(self, choice):
+        asked = [(d, target == FAMILY) for target, devices in self.invited.items() for d in sorted(devices)]
+        device, expert = asked[choice % len(asked)]
+        self.hand_in(device, expert, 0, None, bad_content=False)
+
+    @precondition(lambda self: self.running and not self.closing)
     @rule(chance=st.integers(0, 9))
     def crash(self, chance):
         """A new process reads tasks and accepted updates from the store and goes on.
