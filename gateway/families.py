@@ -5,7 +5,7 @@ searches a device that turns up late joins the nearest family if it lies within 
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -173,10 +173,13 @@ class FamilyBook:
             return effects
         self._doubted = False
         before = set(self.families)
+        shared_before = next((family.family_id for family in self.families.values() if family.shared), None)
         self._scaling = grouping.scaling
         self.families = {}
         for group in grouping.groups:
-            self._found(group, grouping, round_number, before, effects)
+            # The one family of all devices stays itself, whoever joined or left.
+            kept = group if grouping.accepted else replace(group, keeps=shared_before)
+            self._found(kept, grouping, round_number, before, effects)
         for device_id in grouping.fits_none:
             reason = f"like no family in the search after round {round_number}; the fallback serves it"
             effects += self._decide(Decision(device_id, None, "fits-none", reason, round_number), always=True)

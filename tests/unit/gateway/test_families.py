@@ -67,6 +67,15 @@ def test_without_structure_all_are_one_shared_family_with_the_reason():
     assert placed(b, "late") == ("one-family", "family-1")
 
 
+def test_the_one_family_of_all_keeps_its_id_from_search_to_search():
+    b = book()
+    b.grouping_found(unstructured("a", "b", "c"), 5)
+    (first,) = b.families
+    b.grouping_found(unstructured("a", "b", "c", "d", "e", "f", "g"), 10)
+    assert set(b.families) == {first}
+    assert placed(b, "g") == ("one-family", first)
+
+
 def test_a_late_joiner_inside_the_radius_joins_and_outside_does_not():
     b = two_families()
     b.device_seen("g", np.full(D, 1.2), 6)
