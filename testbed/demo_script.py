@@ -81,7 +81,8 @@ class Script:
         for capture in state.captures:
             self.client.publish_marks(capture.mark_set(state.run_id))
             path = state.where.config(capture.device_id)
-            write_toml(path, agent_config(state.where, capture, state.broker, self._keys()))
+            rows = state.settings.min_rows
+            write_toml(path, agent_config(state.where, capture, state.broker, self._keys(), min_rows=rows))
             self._start(demo_chaos.agent_name(capture.device_id), "device_agent.cli", path, stage=2)
         ready = lambda device_id: state.fleet.device(device_id).online  # noqa: E731
         if not self._pump(lambda: state.every(ready), timeout_s=_START_TIMEOUT_S):
