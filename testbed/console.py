@@ -21,7 +21,8 @@ _PLAIN_EVERY_S = 5.0
 _LIVE_EVERY_S = 0.25
 _MB = 1_000_000
 _HEADING_WIDTH = 10
-_UNBROKEN = frozenset({"device", "family", "model"})
+# Longer device ids leave no room for wide gaps in 80 columns.
+_ROOMY_ID = 11
 
 
 def make_console() -> Console:
@@ -158,6 +159,7 @@ def device_table(results: RunResults) -> Table:
         ">false\n/hour",
         ">alerts",
         ">agent\nMB",
+        tight=max((len(device.device_id) for device in results.devices), default=0) > _ROOMY_ID,
     )
     for device in results.devices:
         in_use = device.models.get("in-use")
@@ -259,13 +261,15 @@ def _short_family(family_id: str | None) -> str:
     return family_id or "-"
 
 
-def _table(*headings: str) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), show_edge=False)
+def _table(*headings: str, tight: bool = False) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 0 if tight else 1, 0, 0), show_edge=False)
     for heading in headings:
-        right = heading.startswith(">")
+        # Ids and figures stay in one piece; only a last column of text may wrap.
         name = heading.removeprefix(">")
-        # Ids and figures stay in one piece; only the last column of text may wrap.
-        table.add_column(name, justify="right" if right else "left", overflow="fold", no_wrap=name in _UNBROKEN)
+        right, wraps = name != heading, heading == headings[-1] and name == heading
+        table.add_column(
+            name, justify="right" if right else "left", overflow="fold" if wraps else "ellipsis", no_wrap=not wraps
+        )
     return table
 
 

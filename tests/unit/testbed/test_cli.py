@@ -37,6 +37,17 @@ def test_ids_and_figures_are_never_broken_over_lines(results, capsys):
     assert row.split()[:4] == ["cam-1", "family-1", "expert", f"{device.f1_of('fallback'):.3f}"]
 
 
+def test_long_device_ids_take_the_room_of_the_gaps(tmp_path, capsys):
+    long = [d.model_copy(update={"device_id": f"building-7-{d.device_id}"}) for d in sample().devices]
+    path = tmp_path / "results.json"
+    write_results(sample(devices=tuple(long)), path)
+    cli.main(["report", str(path)])
+    lines = capsys.readouterr().out.splitlines()
+    row = next(line for line in lines if line.startswith("building-7-cam-1"))
+    assert row.split()[3] == f"{long[0].f1_of('fallback'):.3f}"
+    assert "…" not in row
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "text"),
     [
