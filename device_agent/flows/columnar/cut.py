@@ -38,7 +38,9 @@ class Plan:
     Attributes
     ----------
     at
-        Positions of the packets within the parsed columns.
+        Numbers of the packets: the order in which they came.
+    place
+        Their positions in the batch, for the columns of ``Packets``.
     time
         Their times in microseconds, never going back within a flow.
     does, before, after
@@ -58,6 +60,7 @@ class Plan:
     """
 
     at: Index
+    place: Index
     time: I64
     does: npt.NDArray[np.uint8]
     before: npt.NDArray[np.int8]
@@ -113,6 +116,7 @@ class Cutter:
         n, live = len(at), table.live[key_row]
         plan = Plan(
             at=at,
+            place=packets.at[at],
             time=at_time,
             does=np.zeros(n, dtype=np.uint8),
             before=np.full(n, NO_REASON, dtype=np.int8),
@@ -155,7 +159,7 @@ class _Cut:
         self._gap[start] = np.where(plan.live, plan.time[start] - last, 0)
         flows = table.flows
         self._first = np.where(plan.live, flows["first"][plan.row], plan.time[start])
-        self._flags = packets.flags[plan.at]
+        self._flags = packets.flags[plan.place]
 
     def run(self) -> None:
         """Settle all keys."""
@@ -192,7 +196,7 @@ class _Cut:
         eventful = tcp & (((flags & _EVENTS) != 0) | finishing)
         to_walk = tcp & (table.ended[plan.row] >= 0)
         known = plan.live & ((bits & st.HAS_TCP) != 0)
-        headless = ~self._packets.has_tcp[plan.at] & np.repeat(tcp, self._end - plan.start)
+        headless = ~self._packets.has_tcp[plan.place] & np.repeat(tcp, self._end - plan.start)
         if headless.any():
             some, every = np.logical_or.reduceat(headless, plan.start), np.logical_and.reduceat(headless, plan.start)
             to_walk |= (some & (~every | known)) | (tcp & plan.live & ~known & ~every)
@@ -241,8 +245,8 @@ class _Cut:
             return ends
         forward_is = self.forward_is()
         packets = self._packets
-        forward = packets.swapped[plan.at[packet_of]] == forward_is[key]
-        forward |= packets.symmetric[plan.at[packet_of]]
+        forward = packets.swapped[plan.place[packet_of]] == forward_is[key]
+        forward |= packets.symmetric[plan.place[packet_of]]
         seen_f, seen_b = np.full(n_keys, far), np.full(n_keys, far)
         for seen, side, bit in ((seen_f, forward, st.FIN_FORWARD), (seen_b, ~forward, st.FIN_BACKWARD)):
             which = (fin & side).nonzero()[0][::-1]
@@ -260,7 +264,7 @@ class _Cut:
     def forward_is(self) -> Bool:
         """Return for each key whether the swapped packets are the forward ones, if its flow is not cut."""
         plan, packets = self._plan, self._packets
-        first = plan.at[plan.start]
+        first = plan.place[plan.start]
         reverse = ((packets.flags[first] & (SYN | ACK)) == SYN | ACK) & ~packets.symmetric[first]
         forward_is: Bool = np.where(plan.live, self._table.flows["swapped"][plan.row], packets.swapped[first] ^ reverse)
         return forward_is
@@ -292,7 +296,7 @@ class _Cut:
         forgets: list[int] = []
         for key in keys:
             low, high = int(plan.start[key]), int(self._end[key])
-            at = plan.at[low:high]
+            at = plan.place[low:high]
             state = key_state(table, int(plan.row[key]))
             done = walk(
                 plan.time[low:high].tolist(),

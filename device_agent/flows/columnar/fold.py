@@ -29,8 +29,8 @@ class Parts:
 
     Attributes
     ----------
-    at
-        Positions within the parsed columns of the packets that enter a flow, sorted as in the plan.
+    at, place
+        Numbers and positions of the packets that enter a flow, sorted as in the plan.
     time
         Their times.
     begin, end
@@ -48,12 +48,13 @@ class Parts:
     reason
         Why each part was closed; ``NO_REASON`` if it was not.
     closed_by
-        Position within the parsed columns of the packet that closed each part.
+        Number of the packet that closed each part.
     before
         Why the part of the table was closed before each part, likewise.
     """
 
     at: Index
+    place: Index
     time: I64
     begin: Index
     end: Index
@@ -69,12 +70,14 @@ class Parts:
 
 def split(plan: Plan) -> Parts:
     """Return the parts of a plan; it has at least one packet that enters a flow."""
-    at, time, does, before, after, start = plan.at, plan.time, plan.does, plan.before, plan.after, plan.start
+    at, place, time, start = plan.at, plan.place, plan.time, plan.start
+    does, before, after = plan.does, plan.before, plan.after
     key_row = plan.row
     if plan.dropped:
         kept = does != DROPPED
         sizes = np.add.reduceat(kept, start, dtype=np.intp)
-        at, time, does, before, after = at[kept], time[kept], does[kept], before[kept], after[kept]
+        at, place, time = at[kept], place[kept], time[kept]
+        does, before, after = does[kept], before[kept], after[kept]
         key_row, sizes = key_row[sizes > 0], sizes[sizes > 0]
         start = np.concatenate(([0], np.cumsum(sizes)[:-1]))
     n = len(at)
@@ -95,6 +98,7 @@ def split(plan: Plan) -> Parts:
     heads = opened | first_of_key
     return Parts(
         at=at,
+        place=place,
         time=time,
         begin=begin,
         end=end,
@@ -113,14 +117,14 @@ def fold(parts: Parts, packets: Packets, table: FlowTable) -> npt.NDArray[np.voi
     """Return the counters of each part, structured as ``state.FLOW``, the ``opened`` field left at 0."""
     old = table.flows[parts.row[parts.first_part]]
     flows = st.blank(len(parts.begin))
-    first = parts.at[parts.begin[parts.first_part]]
+    first = parts.place[parts.begin[parts.first_part]]
     reverse = ((packets.flags[first] & (SYN | ACK)) == SYN | ACK) & ~packets.symmetric[first]
     swapped = np.where(parts.opened, packets.swapped[first] ^ reverse, old["swapped"])
     flows["swapped"] = swapped[parts.flow]
     _number(flows, parts, old)
-    forward = packets.swapped[parts.at] == np.repeat(flows["swapped"], parts.end - parts.begin)
-    forward |= packets.symmetric[parts.at]
-    flags = packets.flags[parts.at]
+    forward = packets.swapped[parts.place] == np.repeat(flows["swapped"], parts.end - parts.begin)
+    forward |= packets.symmetric[parts.place]
+    flags = packets.flags[parts.place]
     firsts = _count(flows, parts, packets, forward, flags, old)
     _first_windows(flows, parts, packets, old, firsts)
     _tcp(flows, parts, packets, forward, flags, old)
@@ -183,7 +187,7 @@ def _count(
         began = earlier["sums"][link, link_side, 0] != 0
         linked = linked[began]
         gap[side_begin[linked]] = time[side_begin[linked]] - earlier["side_last"][link[began], link_side[began]]
-    sorted_at = parts.at[by_side]
+    sorted_at = parts.place[by_side]
     extremes = np.stack([packets.ip_len[sorted_at], gap])
     flows["least"][part, side] = np.minimum.reduceat(extremes, side_begin, axis=1).T
     gap = extremes[1]
@@ -210,7 +214,7 @@ def _first_windows(
     ``firsts``: the parts and directions with packets, and the first packet of each.
     """
     part, side, at = firsts
-    head = parts.at[parts.begin[parts.first_part]]
+    head = parts.place[parts.begin[parts.first_part]]
     has_tcp = np.where(parts.opened, packets.has_tcp[head], (old["tcp"] & st.HAS_TCP) != 0)
     flows["tcp"] = np.where(has_tcp, st.HAS_TCP, 0)[parts.flow]
     flows["window"][part, side] = np.where(has_tcp[parts.flow[part]], packets.window[at].astype(np.int32), -1)
@@ -252,7 +256,7 @@ def _tcp(
         state[silent[parts.flow]] &= ~np.uint8(st.ANSWERED)
         handshake = few.handshake(handshake, parts, forward, flags)
         sent = lone & few.forward
-        isn[few.flow[sent]] = packets.seq[parts.at[at[sent]]]
+        isn[few.flow[sent]] = packets.seq[parts.place[at[sent]]]
     elif (((handshake == 1) | (handshake == 2)) & is_tcp).any():
         nothing = np.zeros(0, dtype=np.intp)
         few = _Few(nothing, nothing, flags[:0], forward[:0], bits)

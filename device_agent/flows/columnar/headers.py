@@ -31,17 +31,15 @@ _FEW = 160
 class Headers:
     """Columns over all frames of a batch; meaningful where ``reason`` is ``METERED``.
 
-    ``src`` and ``dst`` are IPv4 addresses as numbers. Addresses of IPv6 packets are four words in ``v6_words`` (source,
-    then destination), for the ascending positions ``v6_at``.
+    ``addresses`` are both IPv4 addresses, ``ports`` both ports, the source in the upper half. Addresses of IPv6 packets
+    are four words in ``v6_words`` (source, then destination), for the ascending positions ``v6_at``. ``proto`` holds
+    the VLAN tags too: ``vlan << 8 | proto``.
     """
 
     reason: U8
-    src: U64
-    dst: U64
-    src_port: U64
-    dst_port: U64
+    addresses: U64
+    ports: U64
     proto: U64
-    vlan: U64
     ip_len: I64
     payload_len: I64
     flags: U8
@@ -61,12 +59,9 @@ class Headers:
 
         return cls(
             reason=np.zeros(n, dtype=np.uint8),
-            src=words(),
-            dst=words(),
-            src_port=words(),
-            dst_port=words(),
+            addresses=words(),
+            ports=words(),
             proto=words(),
-            vlan=words(),
             ip_len=np.zeros(n, dtype=np.int64),
             payload_len=np.zeros(n, dtype=np.int64),
             flags=np.zeros(n, dtype=np.uint8),
@@ -202,8 +197,7 @@ class _Reader:
         frames, header = frames.take(kept), header[kept]
         at, row = frames.at, frames.row
         out.is_v6[row] = False
-        out.src[row] = read.number(at + 12, 4).astype(np.uint64)
-        out.dst[row] = read.number(at + 16, 4).astype(np.uint64)
+        out.addresses[row] = read.word(at + 12)
         out.ip_len[row] = frames.rest
         proto, later = read.u8(at + 9), read.number(at + 6, 2) & 0x1FFF != 0
         frames.at, frames.rest = at + header, frames.rest - header
@@ -222,7 +216,7 @@ class _Reader:
         out.ip_len[row] = frames.rest
         out.is_v6[row] = True
         self._v6.append((row, np.stack([read.word(at + 8 * i) for i in range(1, 5)], axis=1)))
-        out.src[row] = out.dst[row] = 0
+        out.addresses[row] = 0
         frames.at, frames.rest = at + 40, frames.rest - 40
         for _ in range(_MAX_EXTENSION_HEADERS):
             extended = _IS_EXTENSION[proto]
@@ -258,9 +252,9 @@ class _Reader:
         """Meter packets by addresses and protocol alone."""
         out, row = self._out, frames.row
         out.reason[row] = METERED
-        out.proto[row], out.vlan[row] = proto.astype(np.uint64), frames.vlan.astype(np.uint64)
+        out.proto[row] = (frames.vlan << 8 | proto).astype(np.uint64)
         out.payload_len[row] = frames.rest
-        out.src_port[row] = out.dst_port[row] = 0
+        out.ports[row] = 0
         out.flags[row] = out.seq[row] = out.window[row] = out.has_tcp[row] = 0
 
     def _transport(self, frames: _Frames, proto: I64) -> None:
@@ -302,8 +296,7 @@ class _Reader:
 
     def _ports(self, frames: _Frames) -> None:
         out, row = self._out, frames.row
-        out.src_port[row] = self._bytes.number(frames.at, 2).astype(np.uint64)
-        out.dst_port[row] = self._bytes.number(frames.at + 2, 2).astype(np.uint64)
+        out.ports[row] = self._bytes.number(frames.at, 4).astype(np.uint64)
 
 
 def read_headers(batch: PacketBatch, rows: npt.NDArray[np.intp], captured: I64, out: Headers) -> None:
@@ -341,9 +334,9 @@ def _read_one_by_one(batch: PacketBatch, rows: npt.NDArray[np.intp], captured: I
     found: list[rules.Packet] = []
     six: list[int] = []
     starts, wire = batch.offsets[rows].tolist(), batch.wire_len[rows].tolist()
-    data = memoryview(np.ascontiguousarray(batch.data))
+    data = batch.data
     for row, start, size, wire_len in zip(rows.tolist(), starts, captured.tolist(), wire, strict=True):
-        packet = rules.parse(bytes(data[start : start + size]), wire_len, batch.link_type)
+        packet = rules.parse(data[start : start + size].tobytes(), wire_len, batch.link_type)
         if isinstance(packet, str):
             out.reason[row] = _CODE[packet]
             continue
@@ -353,18 +346,19 @@ def _read_one_by_one(batch: PacketBatch, rows: npt.NDArray[np.intp], captured: I
             six.append(len(found) - 1)
     if not found:
         return
-    src, dst, *numbers, has_tcp = zip(*found, strict=True)
-    out.reason[metered] = METERED
-    columns = (out.src_port, out.dst_port, out.proto, out.vlan, out.ip_len, out.payload_len, out.flags, out.window)
-    for column, values in zip((*columns, out.seq, out.has_tcp), (*numbers, has_tcp), strict=True):
-        column[metered] = values
-    addresses = np.frombuffer(b"".join(a[-4:] for pair in zip(src, dst, strict=True) for a in pair), dtype=">u4")
-    out.src[metered], out.dst[metered] = addresses[::2], addresses[1::2]
-    out.is_v6[metered] = False
+    at = np.array(metered, dtype=np.intp)
+    out.reason[at] = METERED
+    out.addresses[at] = np.frombuffer(b"".join([p.src[-4:] + p.dst[-4:] for p in found]), dtype=">u8")
+    out.ports[at] = [p.src_port << 16 | p.dst_port for p in found]
+    out.proto[at] = [p.vlan << 8 | p.proto for p in found]
+    lengths = np.array([(p.ip_len, p.payload_len) for p in found], dtype=np.int64)
+    out.ip_len[at], out.payload_len[at] = lengths[:, 0], lengths[:, 1]
+    tcp = np.array([(p.tcp_flags, p.seq, p.window, p.has_tcp) for p in found], dtype=np.int64)
+    out.flags[at], out.seq[at], out.window[at], out.has_tcp[at] = tcp.T
+    out.is_v6[at] = False
     if six:
-        at = [metered[i] for i in six]
-        out.is_v6[at] = True
-        out.src[at] = out.dst[at] = 0
-        out.v6_at = np.array(at, dtype=np.intp)
-        words = np.frombuffer(b"".join(src[i] + dst[i] for i in six), dtype=">u8")
+        out.v6_at = at[six]
+        out.is_v6[out.v6_at] = True
+        out.addresses[out.v6_at] = 0
+        words = np.frombuffer(b"".join([found[i].src + found[i].dst for i in six]), dtype=">u8")
         out.v6_words = words.astype(np.uint64).reshape(-1, 4)

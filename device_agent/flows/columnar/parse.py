@@ -11,7 +11,19 @@ import numpy as np
 import numpy.typing as npt
 
 from device_agent.flows.columnar.headers import METERED, Headers, read_headers
-from device_agent.flows.packets import BSD_LOOP, BSD_NULL, ETHERNET, LINUX_SLL, LINUX_SLL2, RAW_IP, REASONS, TCP, UDP
+from device_agent.flows.packets import (
+    BSD_LOOP,
+    BSD_NULL,
+    ETHERNET,
+    ICMP,
+    ICMPV6,
+    LINUX_SLL,
+    LINUX_SLL2,
+    RAW_IP,
+    REASONS,
+    TCP,
+    UDP,
+)
 from device_agent.flows.records import PacketBatch
 
 U64 = npt.NDArray[np.uint64]
@@ -27,26 +39,28 @@ _ETHERTYPE_AT = {ETHERNET: 12, LINUX_SLL: 14, LINUX_SLL2: 0}
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Packets:
-    """The packets of a batch that can be metered, as columns of equal length.
+    """The packets of a batch that can be metered.
 
     Attributes
     ----------
     at
         Their positions in the batch, ascending.
     key_0, key_1
-        uint64, the flow key with its endpoints in order: both IPv4 addresses (0 for IPv6); ports, VLAN and protocol.
+        uint64, by packet: the flow key with its endpoints in order, both IPv4 addresses (0 for IPv6); both ports, VLAN
+        and protocol.
     is_v6
-        Whether the addresses are IPv6.
+        By packet: whether the addresses are IPv6.
     v6_at, v6_words
-        Positions of the IPv6 packets in these columns, and their addresses in order, uint64, shape ``(k, 4)``.
+        Which of the packets are IPv6, and their addresses in order, uint64, shape ``(k, 4)``.
     swapped
-        Whether the packet goes from the second endpoint of the key to the first.
+        By position in the batch, as all that follow: whether the packet goes from the second endpoint of the key to
+        the first.
     symmetric
         Whether both endpoints are one.
     ip_len, payload_len
         Bytes.
     flags, seq, window
-        Of the TCP header; 0 without one.
+        Of the TCP header; ``flags`` is 0 without one, the others mean nothing.
     has_tcp
         Whether the packet carries a TCP header.
     """
@@ -150,85 +164,93 @@ def _common(batch: PacketBatch, captured: I64) -> Headers:
         return Headers.blank(n)
     start = _NETWORK_START[link_type]
     view = _windows(batch).view(_layout(link_type))
-    headers = Headers.blank(0)
-    on_wire = batch.wire_len.astype(np.int64) - start
-    total = view["total"].astype(np.int64)
-    total = np.where(total == 0, on_wire, np.minimum(total, on_wire))
-    proto = view["proto"].astype(np.uint64)
-    is_tcp, is_udp = proto == TCP, proto == UDP
-    length = total - 20
-    payload = length - 8 * is_udp - 8 * ((proto == 1) | (proto == 58))
-    offset = view["offset"].astype(np.int64)
-    np.subtract(payload, (offset >> 4) * 4, out=payload, where=is_tcp)
+    proto = view["proto"]
+    is_tcp = proto == TCP
+    has_ports = is_tcp | (proto == UDP)
+    on_wire = batch.wire_len - np.int32(start)
+    total = view["total"].astype(np.int32)
+    np.minimum(total, on_wire, out=total, where=total != 0)
+    np.copyto(total, on_wire, where=total == 0)
+    offset = view["offset"]
+    header = _HEADER_BYTES[proto]
+    np.copyto(header, (offset >> 2) & 0x3C, where=is_tcp, casting="unsafe")
+    payload = total - (header + np.int32(20))
     common = (view["version"] == 0x45) & ((view["fragment"] & 0x1FFF) == 0) & (captured >= start + 36)
     if link_type in _ETHERTYPE_AT:
         common &= view["ethertype"] == 0x0800
     elif link_type not in RAW_IP:
         common[:] = False
-    common &= (length >= 0) & ((payload >= 0) | ~(is_tcp | is_udp)) & (~is_tcp | ((offset >= 0x50) & (length >= 20)))
-    headers.reason = np.where(common, METERED, 0).astype(np.uint8)
-    addresses = view["addresses"].astype(np.uint64)
-    ports = view["ports"].astype(np.uint64)
-    ports[~(is_tcp | is_udp)] = 0
-    headers.src, headers.dst = addresses >> np.uint64(32), addresses & np.uint64(0xFFFFFFFF)
-    headers.src_port, headers.dst_port = ports >> np.uint64(16), ports & np.uint64(0xFFFF)
-    headers.proto, headers.vlan = proto, np.zeros(n, dtype=np.uint64)
-    headers.ip_len, headers.payload_len = total, np.maximum(payload, 0)
-    headers.flags = np.where(is_tcp, view["flags"] & 0x3F, 0).astype(np.uint8)
-    headers.seq = np.where(is_tcp, view["seq"], 0).astype(np.uint32)
-    headers.window = np.where(is_tcp, view["window"], 0).astype(np.uint16)
+    common &= (total >= 20) & ((payload >= 0) | ~has_ports) & (~is_tcp | ((offset >= 0x50) & (total >= 40)))
+    headers = Headers.blank(0)
+    headers.reason = common.view(np.uint8) * np.uint8(METERED)
+    headers.addresses = view["addresses"].astype(np.uint64)
+    headers.ports = view["ports"].astype(np.uint64)
+    headers.ports *= has_ports
+    headers.proto = proto.astype(np.uint64)
+    headers.ip_len, headers.payload_len = total.astype(np.int64), np.maximum(payload, 0).astype(np.int64)
+    headers.flags = (view["flags"] & np.uint8(0x3F)) * is_tcp
+    headers.seq = view["seq"].astype(np.uint32)
+    headers.window = view["window"].astype(np.uint16)
     headers.has_tcp = is_tcp
     headers.is_v6 = np.zeros(n, dtype=np.bool_)
     return headers
 
 
+def _header_bytes() -> npt.NDArray[np.int32]:
+    """Return by protocol how much of a packet is transport header; TCP says so itself."""
+    sizes = np.zeros(256, dtype=np.int32)
+    sizes[[UDP, ICMP, ICMPV6]] = 8
+    return sizes
+
+
+_HEADER_BYTES = _header_bytes()
+_32, _16, _LOW_32, _LOW_16 = np.uint64(32), np.uint64(16), np.uint64(0xFFFFFFFF), np.uint64(0xFFFF)
+
+
 def _packets(headers: Headers, kept: npt.NDArray[np.intp] | None) -> Packets:
-    """Bring the endpoints in order and keep what can be metered (``None``: all)."""
-    src, dst, src_port, dst_port = headers.src, headers.dst, headers.src_port, headers.dst_port
-    low_bits, is_v6 = (headers.vlan << np.uint64(8)) | headers.proto, headers.is_v6
-    swapped, symmetric = _compare(src, dst, src_port, dst_port)
-    v6_at = is_v6.nonzero()[0]
-    words = np.zeros((len(v6_at), 4), dtype=np.uint64)
-    key_0 = np.where(swapped, (dst << np.uint64(32)) | src, (src << np.uint64(32)) | dst)
+    """Bring the endpoints in order and keep the keys of what can be metered (``None``: all)."""
+    addresses, ports, is_v6 = headers.addresses, headers.ports, headers.is_v6
+    source, target = (addresses >> _32 << _16) | ports >> _16, (addresses & _LOW_32) << _16 | ports & _LOW_16
+    swapped, symmetric = source > target, source == target
+    v6_at = headers.v6_at
+    words = headers.v6_words
     if len(v6_at):
-        words = headers.v6_words[np.searchsorted(headers.v6_at, v6_at)]
-        swapped[v6_at], symmetric[v6_at] = _compare_v6(words, src_port[v6_at], dst_port[v6_at])
+        swapped[v6_at], symmetric[v6_at] = _compare_v6(words, ports[v6_at])
         words = np.where(swapped[v6_at, None], words[:, [2, 3, 0, 1]], words)
-        key_0[v6_at] = 0
-    first_port, second_port = np.where(swapped, dst_port, src_port), np.where(swapped, src_port, dst_port)
-    key_1 = (first_port << np.uint64(48)) | (second_port << np.uint64(32)) | low_bits
-    columns = (
-        key_0,
-        key_1,
-        is_v6,
-        swapped,
-        symmetric,
-        headers.ip_len,
-        headers.payload_len,
-        headers.flags,
-        headers.seq,
-        headers.window,
-        headers.has_tcp,
+    key_0 = np.where(swapped, addresses << _32 | addresses >> _32, addresses)
+    key_1 = np.where(swapped, ports << _16 | ports >> _16, ports)
+    key_1 <<= _32
+    key_1 |= headers.proto
+    if kept is None:
+        at = np.arange(len(key_0))
+    else:
+        at, key_0, key_1, in_kept = kept, key_0[kept], key_1[kept], is_v6[kept]
+        if len(v6_at):
+            words = words[np.searchsorted(v6_at, kept[in_kept])]
+            v6_at = in_kept.nonzero()[0]
+        is_v6 = in_kept
+    return Packets(
+        at=at,
+        key_0=key_0,
+        key_1=key_1,
+        is_v6=is_v6,
+        v6_at=v6_at,
+        v6_words=words,
+        swapped=swapped,
+        symmetric=symmetric,
+        ip_len=headers.ip_len,
+        payload_len=headers.payload_len,
+        flags=headers.flags,
+        seq=headers.seq,
+        window=headers.window,
+        has_tcp=headers.has_tcp,
     )
-    at = np.arange(len(src))
-    if kept is not None:
-        at = kept
-        columns = tuple(column[kept] for column in columns)  # type: ignore[assignment]
-        in_kept = is_v6[kept]
-        words = words[np.searchsorted(v6_at, kept[in_kept])]
-        v6_at = in_kept.nonzero()[0]
-    key_0, key_1, is_v6, swapped, symmetric, *rest = columns
-    return Packets(at, key_0, key_1, is_v6, v6_at, words, swapped, symmetric, *rest)
 
 
-def _compare(src: U64, dst: U64, src_port: U64, dst_port: U64) -> tuple[Bool, Bool]:
+def _compare_v6(words: U64, ports: U64) -> tuple[Bool, Bool]:
     """Return which endpoints are in the wrong order and which are equal."""
-    source, target = (src << np.uint64(16)) | src_port, (dst << np.uint64(16)) | dst_port
-    return source > target, source == target
-
-
-def _compare_v6(words: U64, src_port: U64, dst_port: U64) -> tuple[Bool, Bool]:
+    source, target = ports >> _16, ports & _LOW_16
     high = words[:, 0] == words[:, 2]
     low = words[:, 1] == words[:, 3]
-    greater = np.where(high, np.where(low, src_port > dst_port, words[:, 1] > words[:, 3]), words[:, 0] > words[:, 2])
-    return greater, high & low & (src_port == dst_port)
+    greater = np.where(high, np.where(low, source > target, words[:, 1] > words[:, 3]), words[:, 0] > words[:, 2])
+    return greater, high & low & (source == target)
