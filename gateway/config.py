@@ -163,7 +163,7 @@ class AggregationConfig(_Section):
     @classmethod
     def _known_rule(cls, rule: str) -> str:
         if rule not in RULE_NAMES and not re.fullmatch(r"plugin:[A-Za-z0-9_.-]{1,64}", rule):
-            raise ValueError(f"there is no rule {rule!r}; there are {', '.join(RULE_NAMES)} and plugin:<name>")
+            raise ValueError(f"no rule {rule!r}; take {', '.join(RULE_NAMES)} or plugin:<name>")
         return rule
 
 

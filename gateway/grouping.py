@@ -18,6 +18,22 @@ _LOG_STD_FLOOR = 0.1
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Prototype:
+    """What an attack class looks like to a device.
+
+    Attributes
+    ----------
+    vector
+        Mean of the class's rows minus the device's benign mean, shape ``(N_FEATURES,)``.
+    rows
+        Rows behind it, >= 1.
+    """
+
+    vector: Vector
+    rows: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Scaling:
     """How signatures are made comparable; fixed between two searches so that late joiners fit in.
 
@@ -75,6 +91,8 @@ class Grouping:
         ``devices``, ``gate``, ``stability``, ``null_share`` and more.
     scaling
         How the signatures were projected.
+    by_concept
+        Whether groups were split by what attacks look like; their traffic alone then does not tell them apart.
     """
 
     accepted: bool
@@ -83,6 +101,7 @@ class Grouping:
     reason: str
     measures: dict[str, float]
     scaling: Scaling
+    by_concept: bool = False
 
     @property
     def judged(self) -> bool:

@@ -49,8 +49,7 @@ def test_two_directories_are_enough_and_relative_to_the_file(write, tmp_path):
         (SMALLEST + "[families]\nmin_size = 2", "families.min_size: Input should be greater than or equal to 3"),
         (
             SMALLEST + '[aggregation]\nrule = "mean"',
-            "aggregation.rule: "
-            + "there is no rule 'mean'; there are clipped, fedavg, trimmed, median, multi-krum and plugin:<name>",
+            "aggregation.rule: no rule 'mean'; take clipped, fedavg, trimmed, median, multi-krum or plugin:<name>",
         ),
     ],
 )
