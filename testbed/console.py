@@ -61,7 +61,7 @@ class PlainProgress:
         now_s = time.monotonic()
         if now_s >= self._next_s:
             if self._next_s:
-                self._console.print(f"[{self._elapsed()}]   {summary_line(state)}", markup=False)
+                self._console.print(f"[{self._elapsed()}]  {summary_line(state)}", markup=False)
             self._next_s = now_s + _PLAIN_EVERY_S
 
     def _elapsed(self) -> str:
@@ -102,14 +102,15 @@ def make_progress(console: Console) -> PlainProgress:
 def summary_line(state: RunState) -> str:
     """Return one line on the whole fleet."""
     views = [state.fleet.device(device_id) for device_id in state.device_ids]
-    counts = (
-        f"{sum(v.online for v in views)}/{len(views)} up",
-        f"{sum(v.total('packets') for v in views):,} pkts",
+    up = sum(view.online for view in views)
+    counts = [] if up == len(views) else [f"{up}/{len(views)} up"]
+    counts += [
+        f"{sum(v.total('packets') for v in views):,} packets",
         f"{sum(v.total('flows') for v in views):,} flows",
         f"round {state.fleet.rounds_completed}/{state.settings.rounds}",
-        f"families {len(state.fleet.families)}",
-        f"alerts {sum(v.total('alerts') for v in views):,}",
-    )
+        f"{len(state.fleet.families)} families",
+        f"{sum(v.total('alerts') for v in views):,} alerts",
+    ]
     return ", ".join(counts)
 
 

@@ -213,7 +213,7 @@ class Script:
             self.supervisor.kill(strike.target)
             self.down[strike.target] = now_s
             when = f"after round {self.state.fleet.rounds_completed}" if strike.phase == "rounds" else strike.phase
-            self._note(f"{strike.target} was killed ({when}) and started again {demo_chaos.DOWN_S:.0f} s later")
+            self._note(f"{strike.target} killed ({when}), started again {demo_chaos.DOWN_S:.0f} s later")
         if now_s >= self.next_sample_s:
             self.next_sample_s = now_s + _SAMPLE_MEMORY_EVERY_S
             self._sample_memory()
