@@ -39,7 +39,7 @@ from device_agent.memory import model_id, own_model
 from device_agent.parts import Parts
 from device_agent.samples.pool import Rows
 from device_agent.samples.split import Split
-from device_agent.signature import traffic_moments
+from device_agent.signature import attack_prototypes, traffic_moments
 
 log = logging.getLogger("kinwatch.agent")
 
@@ -234,6 +234,7 @@ class Performer:
             mean=moments.mean.tobytes(),
             log_std=moments.log_std.tobytes(),
             class_rows={CLASSES[label]: count for label, count in held.items() if label >= 0},
+            prototypes={name: values.tobytes() for name, values in attack_prototypes(rows.x, rows.y).items()},
         )
         log.info("event=signature sequence=%d flows=%d", sequence, moments.flows)
         parts.post.say(SIGNATURE, message)

@@ -1,11 +1,17 @@
-"""The traffic signature: robust moments of a device's benign flows, nothing of a single flow."""
+"""The traffic signature: robust moments of a device's benign flows, and how attacks differ from them.
+
+Nothing of a single flow leaves the device, but a signature describes the device: that is its purpose, so it cannot be
+private at the level of devices.
+"""
 
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from device_agent.inference.engine import Floats
+from contract.features import SPAN
+from contract.taxonomy import BENIGN_INDEX, CLASSES
+from device_agent.inference.engine import Floats, Labels
 
 MIN_FLOWS = 200
 """Fewer benign flows neither describe a device nor hide a flow in a crowd."""
@@ -15,6 +21,15 @@ TRIM_SHARE = 0.05
 
 STD_FLOOR = 1e-3
 """Added to the standard deviation before the logarithm, so that a constant feature has one."""
+
+
+MIN_CLASS_FLOWS = 5
+"""Fewer rows of an attack class are no prototype."""
+
+MOST_PROTOTYPES = 5
+"""More would not fit a signature of 1 kB."""
+
+PROTOTYPE_UNIT = SPAN / 127.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -58,3 +73,33 @@ def traffic_moments(benign: Floats, *, min_flows: int = MIN_FLOWS) -> Moments | 
     mean = ordered[cut : len(ordered) - cut].mean(axis=0)
     log_std = np.log(ordered.std(axis=0) + STD_FLOOR)
     return Moments(mean.astype("<f2"), log_std.astype("<f2"), len(benign))
+
+
+def attack_prototypes(x: Floats, y: Labels, *, min_rows: int = MIN_CLASS_FLOWS) -> dict[str, npt.NDArray[np.int8]]:
+    """Return what each attack class looks like, relative to the device's own benign traffic.
+
+    Parameters
+    ----------
+    x, y
+        Training rows, shape ``(n, D)``, and their labels.
+    min_rows
+        Least rows of a class.
+
+    Returns
+    -------
+    dict
+        Class name to ``(D,)`` int8 in units of ``PROTOTYPE_UNIT``: the classes with the most rows, at most
+        ``MOST_PROTOTYPES``; none without benign rows.
+    """
+    benign = x[y == BENIGN_INDEX]
+    if not len(benign):
+        return {}
+    centre = benign.mean(axis=0, dtype=np.float64)
+    counts = np.bincount(y[y >= 0], minlength=len(CLASSES))
+    counts[BENIGN_INDEX] = 0
+    most = [int(c) for c in np.argsort(-counts, kind="stable")[:MOST_PROTOTYPES] if counts[c] >= min_rows]
+    result = {}
+    for label in sorted(most):
+        offset = x[y == label].mean(axis=0, dtype=np.float64) - centre
+        result[CLASSES[label]] = np.clip(np.rint(offset / PROTOTYPE_UNIT), -127, 127).astype(np.int8)
+    return result

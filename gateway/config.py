@@ -184,6 +184,9 @@ class FamiliesConfig(_Section):
         Greatest share of structureless fleets that would look as grouped as this one.
     recluster_every
         Rounds between two searches.
+    by_attack, attack_gate
+        Whether a family, of eight devices or more, may be split by what attacks look like to its members; least
+        silhouette times coverage of such a split.
     """
 
     min_size: int = Field(default=3, ge=3, le=1_000)
@@ -192,6 +195,8 @@ class FamiliesConfig(_Section):
     stability: Share = 0.8
     null_level: Share = 0.34
     recluster_every: int = Field(default=10, ge=1)
+    by_attack: bool = True
+    attack_gate: Share = 0.3
 
 
 class GatewayConfig(_Section):

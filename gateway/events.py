@@ -1,11 +1,11 @@
 """Events and effects of the machine that joins registry, rounds and families."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from contract.messages import ActiveModel, Assignment, EvaluationReport, Message, RoundTask
 from gateway.families import FamilyEffect
-from gateway.grouping import Grouping, Vector
+from gateway.grouping import Grouping, Prototype, Vector
 from gateway.registry import RegistryEffect
 from gateway.rounds import RoundEffect, TargetResult
 
@@ -96,6 +96,7 @@ class FindFamilies:
     flows: Mapping[str, int]
     earlier: Mapping[str, frozenset[str]]
     number: int
+    prototypes: Mapping[str, Mapping[str, Prototype]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,9 @@ import numpy as np
 
 from gateway.grouping import Group, Grouping, Scaling, Vector
 
+_TWIN_SHARE = 0.5
+"""Families whose middles are nearer than this share of a radius have the same traffic."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Family:
@@ -229,6 +232,13 @@ class FamilyBook:
         }
         nearest = min(distances, key=lambda family_id: (distances[family_id], family_id))
         distance, radius = distances[nearest], self.families[nearest].radius
+        twins = self._twins(nearest)
+        if distance <= radius and twins:
+            reason = (
+                f"traffic like that of {nearest} and {', '.join(twins)}, which differ in what attacks look like; "
+                "the fallback serves it until the next search"
+            )
+            return Decision(device_id, None, "fits-none", reason, number)
         if distance <= radius:
             reason = f"joined late: distance {distance:.2f} to {nearest}, within its radius {radius:.2f}"
             return Decision(device_id, nearest, "late-joiner", reason, number)
@@ -237,6 +247,15 @@ class FamilyBook:
             "the fallback serves it"
         )
         return Decision(device_id, None, "fits-none", reason, number)
+
+    def _twins(self, family_id: str) -> list[str]:
+        """Return the families that traffic does not tell from this one: they were split by what attacks look like."""
+        one = self.families[family_id]
+        return sorted(
+            other.family_id
+            for other in self.families.values()
+            if other is not one and np.linalg.norm(other.centroid - one.centroid) <= _TWIN_SHARE * one.radius
+        )
 
     def _decide(self, decision: Decision, *, always: bool = False) -> list[FamilyEffect]:
         old = self.decisions.get(decision.device_id)

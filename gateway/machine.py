@@ -212,7 +212,8 @@ class GatewayMachine:
             }
             if eligible:
                 flows = {device_id: self._m.registry.flows[device_id] for device_id in eligible}
-                effects.append(FindFamilies(eligible, flows, self._m.book.members(), event.number))
+                looks = {device_id: self._m.registry.prototypes.get(device_id, {}) for device_id in eligible}
+                effects.append(FindFamilies(eligible, flows, self._m.book.members(), event.number, looks))
                 return [*self._publish_heads(), *effects]
         return [*self._publish_heads(), *effects, *self._assign_all(), *self._clear_superseded()]
 

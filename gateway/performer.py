@@ -209,11 +209,17 @@ class Performer:
     def _find_families(self, search: FindFamilies) -> SearchFinished:
         # scikit-learn takes tens of megabytes and a second to load; a gateway in its warm-up needs neither.
         from gateway.clustering.level1 import SearchSettings, find_families  # noqa: PLC0415
+        from gateway.clustering.level2 import ConceptSettings, split_by_concept  # noqa: PLC0415
 
         f = self._config.families
         settings = SearchSettings(f.min_size, f.contrast, f.gate, f.stability, f.null_level)
         rng = np.random.default_rng([self._config.seed, search.number])
         grouping = find_families(search.vectors, settings, rng, search.earlier, search.flows)
+        if f.by_attack and grouping.judged:
+            concept = ConceptSettings(f.attack_gate, max(4, f.min_size))
+            grouping = split_by_concept(
+                grouping, search.vectors, search.prototypes, concept, rng, earlier=search.earlier
+            )
         return SearchFinished(grouping, search.number)
 
     def _publish_release(self, digest: str) -> None:

@@ -10,12 +10,16 @@ import numpy as np
 import numpy.typing as npt
 
 from contract import CONTRACT_MAJOR
-from contract.features import N_FEATURES, SCHEMA_ID
+from contract.features import N_FEATURES, SCHEMA_ID, SPAN
 from contract.messages import Birth, Signature, Status, Telemetry
+from contract.taxonomy import BENIGN, CLASS_INDEX
+from gateway.grouping import Prototype
 
 _GONE = frozenset({"disconnected", "lost"})
 _WORKING = frozenset({"ready", "training", "degraded"})
 _FLOAT16_BYTES = 2
+_PROTOTYPE_UNIT = SPAN / 127.0
+_ATTACKS = CLASS_INDEX.keys() - {BENIGN}
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,10 +126,12 @@ class Registry:
         self._sequences: dict[str, int] = {}
         self.vectors: dict[str, npt.NDArray[np.float64]] = {}
         self.flows: dict[str, int] = {}
+        self.prototypes: dict[str, dict[str, Prototype]] = {}
         for signature in signatures:
             self._sequences[signature.device_id] = signature.sequence
             self.vectors[signature.device_id] = signature_vector(signature)
             self.flows[signature.device_id] = signature.flows
+            self.prototypes[signature.device_id] = signature_prototypes(signature)
 
     @property
     def devices(self) -> dict[str, Device]:
@@ -220,9 +226,14 @@ class Registry:
         vector = signature_vector(signature)
         if not np.isfinite(vector).all():
             return [Refused(device_id, "signature", "not-finite")]
+        if any(len(values) != N_FEATURES for values in signature.prototypes.values()):
+            return [Refused(device_id, "signature", "prototype-length")]
+        if not signature.prototypes.keys() <= _ATTACKS or not signature.class_rows.keys() <= CLASS_INDEX.keys():
+            return [Refused(device_id, "signature", "unknown-class")]
         self._sequences[device_id] = signature.sequence
         self.vectors[device_id] = vector
         self.flows[device_id] = signature.flows
+        self.prototypes[device_id] = signature_prototypes(signature)
         effects: list[RegistryEffect] = [SignatureStored(signature)]
         old = self._devices.get(device_id, Device(device_id))
         if old.train_rows == 0:
@@ -237,3 +248,14 @@ class Registry:
 def signature_vector(signature: Signature) -> npt.NDArray[np.float64]:
     """Return ``[mean, log_std]`` of a signature, shape ``(2 * N_FEATURES,)``, in units of the transform."""
     return np.frombuffer(signature.mean + signature.log_std, dtype="<f2").astype(np.float64)
+
+
+def signature_prototypes(signature: Signature) -> dict[str, Prototype]:
+    """Return the attack prototypes of a signature by class, in units of the transform."""
+    return {
+        name: Prototype(
+            np.frombuffer(values, dtype=np.int8).astype(np.float64) * _PROTOTYPE_UNIT,
+            max(1, signature.class_rows.get(name, 1)),
+        )
+        for name, values in signature.prototypes.items()
+    }

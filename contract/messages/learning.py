@@ -26,6 +26,9 @@ class Signature(Message):
         standard deviation plus 1e-3.
     class_rows
         Labelled training rows per class; counts only.
+    prototypes
+        By attack class with enough rows: int8 per feature, mean of the class's rows minus the benign mean, in units of
+        ``SPAN / 127``.
     """
 
     device_id: DeviceId
@@ -35,6 +38,7 @@ class Signature(Message):
     mean: bytes = Field(max_length=2_048)
     log_std: bytes = Field(max_length=2_048)
     class_rows: dict[ClassName, Count] = Field(default_factory=dict, max_length=64)
+    prototypes: dict[ClassName, Annotated[bytes, Field(max_length=1_024)]] = Field(default_factory=dict, max_length=64)
 
 
 class TrainTarget(Message):

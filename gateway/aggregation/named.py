@@ -56,7 +56,7 @@ def rule_named(name: str) -> Rule:
     try:
         rule: Rule = found[0].load()()
         fault = rule_fault(rule)
-    except Exception as error:  # noqa: BLE001 - foreign code; whatever it raises is its user's configuration error
+    except Exception as error:
         raise ConfigError(f"aggregation.rule {name!r} ({found[0].value}): {type(error).__name__}: {error}") from error
     if fault is not None:
         raise ConfigError(f"aggregation.rule {name!r} ({found[0].value}): {fault}")

@@ -3,7 +3,11 @@
 import numpy as np
 import pytest
 
-from device_agent.signature import MIN_FLOWS, traffic_moments
+from contract.codec import encode
+from contract.features import N_FEATURES, SCHEMA_ID
+from contract.messages import Signature
+from contract.taxonomy import CLASSES
+from device_agent.signature import MIN_FLOWS, MOST_PROTOTYPES, PROTOTYPE_UNIT, attack_prototypes, traffic_moments
 
 
 def rows(n=1000, d=5, seed=0):
@@ -51,3 +55,33 @@ def test_one_flow_cannot_be_read_off():
     other = x.copy()
     other[0] = 0.0
     assert np.abs(traffic_moments(other).mean - traffic_moments(x).mean).max() == pytest.approx(0.0, abs=4e-3)
+
+
+def test_prototypes_are_offsets_from_the_own_benign_mean():
+    """The attack with the fewest rows is left out below five rows, and no more than five classes go."""
+    rng = np.random.default_rng(0)
+    y = np.repeat(np.arange(9, dtype=np.int32), [40, 30, 20, 10, 10, 9, 8, 7, 4])
+    x = (0.5 + y[:, None] * 0.2 + 0.01 * rng.normal(size=(len(y), 5))).astype(np.float32)
+    found = attack_prototypes(x, y)
+    assert list(found) == list(CLASSES[1:6])
+    assert found["scan"] * PROTOTYPE_UNIT == pytest.approx(np.full(5, 0.2), abs=0.03)
+
+
+def test_no_prototype_without_benign_rows():
+    y = np.ones(50, dtype=np.int32)
+    assert attack_prototypes(np.ones((50, 5), dtype=np.float32), y) == {}
+
+
+def test_the_largest_signature_fits_one_kilobyte():
+    half = np.zeros(N_FEATURES, dtype="<f2").tobytes()
+    message = Signature(
+        device_id="a-device-with-a-rather-long-name",
+        schema_id=SCHEMA_ID,
+        sequence=99_999,
+        flows=99_999,
+        mean=half,
+        log_std=half,
+        class_rows=dict.fromkeys(CLASSES, 99_999),
+        prototypes={name: bytes(N_FEATURES) for name in sorted(CLASSES[1:], key=len)[-MOST_PROTOTYPES:]},
+    )
+    assert len(encode(message)) <= 1_024
