@@ -251,7 +251,7 @@ class ColumnarMeter:
             counts[:] = self._table.flows["opened"][parts.row[first]]
         if len(opened):
             rows, swapped = parts.row[first[opened]], flows["swapped"][first[opened]]
-            counts[opened] = self._openings.note(self._table, rows, swapped, work.clock[at[opened]])
+            counts[opened] = self._openings.note(self._table.keys, rows, swapped, work.clock[at[opened]])
             self.counters.flows += len(opened)
             self.counters.initiators_evicted = self._openings.evicted
         flows["opened"] = counts[parts.flow]

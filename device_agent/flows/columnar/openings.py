@@ -1,36 +1,111 @@
-"""The ``initiator_*`` counts of flows that a batch opens."""
+"""The ``initiator_*`` counts of flows that a batch opens: the windows of ``device_agent.flows.windows``, by group.
+
+A scanner opens thousands of flows in a batch. As long as no initiator has to be forgotten for lack of room, initiators
+do not touch each other, so each one's flows are counted together, and a saturated count costs nothing more. When room
+runs short, flows are counted one by one in their order.
+"""
+
+from collections import OrderedDict
 
 import numpy as np
 import numpy.typing as npt
 
-from device_agent.flows.columnar.flows import FlowTable
-from device_agent.flows.windows import InitiatorWindows
+from contract.features import WINDOW_S
+from device_agent.flows.columnar.table import KeyTable
+from device_agent.flows.windows import MAX_INITIATORS, MAX_VALUES, SATURATION
 
 I64 = npt.NDArray[np.int64]
 Bool = npt.NDArray[np.bool_]
 
+_WINDOW_US = WINDOW_S * 1_000_000
+_32, _16, _LOW_32, _LOW_16 = np.uint64(32), np.uint64(16), np.uint64(0xFFFFFFFF), np.uint64(0xFFFF)
+_FEW = 16
+"""Up to so many openings are counted one by one: grouping costs more."""
 
-class Openings:
-    """Initiator windows, asked for many flows at once."""
+_Address = int | bytes
+
+
+class _Distinct:
+    """Distinct values of the current and the last window, and how many there are in both together."""
+
+    __slots__ = ("both", "current", "last")
 
     def __init__(self) -> None:
-        self._windows = InitiatorWindows()
+        self.current: set[_Address] = set()
+        self.last: set[_Address] = set()
+        self.both = 0
 
-    @property
-    def evicted(self) -> int:
-        """Return how many initiators were forgotten for lack of room."""
-        return self._windows.evicted
+    def turn(self) -> int:
+        """Begin the next window; return how many stored values were forgotten."""
+        forgotten = len(self.last)
+        self.last, self.current = self.current, set()
+        self.both = len(self.last)
+        return forgotten
+
+    def add_all(self, values: list[_Address], out: I64) -> int:
+        """Note values, write what ``both`` was with each into ``out``; return by how many the stored ones grew."""
+        current, last, both, before = self.current, self.last, self.both, len(self.current)
+        seen: list[int] = []
+        if before < SATURATION:
+            for value in values:
+                if value not in current:
+                    current.add(value)
+                    both += value not in last
+                    if len(current) >= SATURATION:
+                        break
+                seen.append(both)
+        out[: len(seen)] = seen
+        out[len(seen) :] = both
+        self.both = both
+        return len(current) - before
+
+    def add(self, value: _Address) -> int:
+        """Note one value; return by how many the stored ones grew."""
+        if value in self.current or len(self.current) >= SATURATION:
+            return 0
+        self.current.add(value)
+        self.both += value not in self.last
+        return 1
+
+
+class _Initiator:
+    __slots__ = ("flows", "flows_last", "peers", "ports", "window")
+
+    def __init__(self, window: int) -> None:
+        self.window = window
+        self.flows = 0
+        self.flows_last = 0
+        self.peers = _Distinct()
+        self.ports = _Distinct()
+
+
+class Openings:
+    """Initiator windows, asked for many flows at once; the same counts as ``InitiatorWindows``.
+
+    Attributes
+    ----------
+    evicted
+        Initiators forgotten because the table was full.
+    """
+
+    def __init__(self, max_initiators: int = MAX_INITIATORS, max_values: int = MAX_VALUES) -> None:
+        self._max_initiators = max_initiators
+        self._max_values = max_values
+        self._table: OrderedDict[_Address, _Initiator] = OrderedDict()
+        self._values = 0
+        self.evicted = 0
 
     def clear(self) -> None:
         """Forget everything, as after a step of the clock."""
-        self._windows.clear()
+        self._table.clear()
+        self._values = 0
 
-    def note(self, table: FlowTable, rows: npt.NDArray[np.int32], swapped: Bool, clock: I64) -> I64:
+    def note(self, keys: KeyTable, rows: npt.NDArray[np.int32], swapped: Bool, clock: I64) -> I64:
         """Note flows in the order in which they were opened.
 
         Parameters
         ----------
-        table
+        keys
             The table with their keys.
         rows
             Rows of their keys.
@@ -44,16 +119,89 @@ class Openings:
         int64 array, shape (n, 3)
             Flows, peers and ports of each initiator, the flow itself included.
         """
-        keys = table.keys
-        both = keys.key_0[rows].astype(">u8").tobytes()
-        pairs = [(both[at : at + 4], both[at + 4 : at + 8]) for at in range(0, len(both), 8)]
-        for i in np.flatnonzero(keys.is_v6[rows]).tolist():
+        both, key_1 = keys.key_0[rows], keys.key_1[rows]
+        both = np.where(swapped, both << _32 | both >> _32, both)
+        ports = np.where(swapped, key_1 >> np.uint64(48), key_1 >> _32 & _LOW_16).astype(np.int64)
+        windows = clock // _WINDOW_US
+        six = keys.is_v6[rows]
+        out = np.empty((len(rows), 3), dtype=np.int64)
+        fits = len(self._table) + len(rows) <= self._max_initiators and self._values + 2 * len(rows) <= self._max_values
+        if len(rows) > _FEW and fits and not six.any():
+            self._grouped(both, ports, windows, out)
+            return out
+        pairs: list[tuple[_Address, _Address]] = list(
+            zip((both >> _32).tolist(), (both & _LOW_32).tolist(), strict=True)
+        )
+        for i in six.nonzero()[0].tolist():
             address = keys.v6_words[rows[i]].astype(">u8").tobytes()
-            pairs[i] = address[:16], address[16:]
-        key_1 = keys.key_1[rows]
-        ports = np.where(swapped, key_1 >> np.uint64(48), (key_1 >> np.uint64(32)) & np.uint64(0xFFFF)).tolist()
+            pairs[i] = (address[16:], address[:16]) if swapped[i] else (address[:16], address[16:])
         counts = [
-            self._windows.open(pair[1], pair[0], port, at) if turned else self._windows.open(pair[0], pair[1], port, at)
-            for pair, port, at, turned in zip(pairs, ports, clock.tolist(), swapped.tolist(), strict=True)
+            self._open(initiator, responder, port, window)
+            for (initiator, responder), port, window in zip(pairs, ports.tolist(), windows.tolist(), strict=True)
         ]
-        return np.array(counts, dtype=np.int64).reshape(-1, 3)
+        out[:] = counts
+        return out
+
+    def _grouped(self, both: npt.NDArray[np.uint64], ports: I64, windows: I64, out: I64) -> None:
+        """Count flows by initiator and window; there is room for all."""
+        initiators = both >> _32
+        order = np.argsort(initiators, kind="stable")
+        sorted_by, in_window = initiators[order], windows[order]
+        change = (sorted_by[1:] != sorted_by[:-1]) | (in_window[1:] != in_window[:-1])
+        start = np.concatenate(([0], change.nonzero()[0] + 1))
+        end = np.append(start[1:], len(order))
+        peers, ports = (both & _LOW_32)[order], ports[order]
+        counts = np.empty((3, len(order)), dtype=np.int64)
+        table = self._table
+        for low, high, initiator, window in zip(
+            start.tolist(), end.tolist(), sorted_by[start].tolist(), in_window[start].tolist(), strict=True
+        ):
+            entry = self._entry(initiator, window)
+            counts[0, low:high] = np.arange(entry.flows + entry.flows_last + 1, entry.flows + entry.flows_last + 1 + high - low)
+            entry.flows += high - low
+            self._values += entry.peers.add_all(peers[low:high].tolist(), counts[1, low:high])
+            self._values += self._add_ports(entry.ports, ports[low:high], counts[2, low:high])
+        np.minimum(counts[1:], SATURATION, out=counts[1:])
+        out[order] = counts.T
+        # The order in which initiators would be forgotten: by the last flow each one opened.
+        last = order[end - 1]
+        for initiator in sorted_by[start][np.argsort(last)].tolist():
+            table.move_to_end(initiator)
+
+    @staticmethod
+    def _add_ports(distinct: _Distinct, ports: I64, out: I64) -> int:
+        """Note responder ports; port 0 is none."""
+        if ports.all():
+            return distinct.add_all(ports.tolist(), out)
+        grown = 0
+        for i, port in enumerate(ports.tolist()):
+            grown += distinct.add(port) if port else 0
+            out[i] = distinct.both
+        return grown
+
+    def _entry(self, initiator: _Address, window: int) -> _Initiator:
+        """Return an initiator's counts, moved on to a window."""
+        entry = self._table.get(initiator)
+        if entry is None:
+            entry = self._table[initiator] = _Initiator(window)
+        elif entry.window != window:
+            for _ in range(1 if window == entry.window + 1 else 2):
+                entry.flows_last, entry.flows = entry.flows, 0
+                self._values -= entry.peers.turn() + entry.ports.turn()
+            entry.window = window
+        return entry
+
+    def _open(self, initiator: _Address, responder: _Address, port: int, window: int) -> tuple[int, int, int]:
+        """Note one flow."""
+        table = self._table
+        entry = self._entry(initiator, window)
+        table.move_to_end(initiator)
+        entry.flows += 1
+        self._values += entry.peers.add(responder)
+        if port:
+            self._values += entry.ports.add(port)
+        while len(table) > 1 and (len(table) > self._max_initiators or self._values > self._max_values):
+            _, gone = table.popitem(last=False)
+            self._values -= sum(len(s) for d in (gone.peers, gone.ports) for s in (d.current, d.last))
+            self.evicted += 1
+        return entry.flows + entry.flows_last, min(entry.peers.both, SATURATION), min(entry.ports.both, SATURATION)

@@ -1,0 +1,166 @@
+"""Loss and CPU of live capture on a veth pair between two network namespaces of our own; needs root.
+
+One sender offers frames of 64 to 1,500 bytes at a rate for some seconds. Receivers, one at a time: the packet ring
+with the columnar meter, NFStream, and ``scapy.sniff``. Loss is what the sender handed to the kernel less what the
+receiver metered.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import uuid
+from pathlib import Path
+
+from benchmarks.flow_meter.peers import CACHE
+
+ROOT = Path(__file__).resolve().parents[2]
+RATES = (5_000, 20_000, 50_000, 100_000)
+SECONDS = 4.0
+
+RECEIVE = """
+import json, resource, signal, sys, time
+from device_agent.capture.ring import RingSource
+from device_agent.capture.source import CaptureSettings
+from device_agent.flows.select import make_meter
+engine, seconds = sys.argv[1], float(sys.argv[2])
+source, meter = RingSource("eth0", CaptureSettings(buffer_bytes=16 << 20)), make_meter(prefer=engine)
+start = resource.getrusage(resource.RUSAGE_SELF)
+print("ready", flush=True)
+end, records = time.monotonic() + seconds, 0
+while time.monotonic() < end:
+    batch = source.read(16_384, 0.2)
+    records += len(meter.feed(batch) if len(batch) else meter.expire(time.time_ns() // 1_000))
+now, counters = resource.getrusage(resource.RUSAGE_SELF), source.counters()
+records += len(meter.flush())
+print(json.dumps({
+    "seen": meter.counters.packets, "records": records, "kernel_dropped": counters["kernel_dropped_packets"],
+    "cpu_s": now.ru_utime + now.ru_stime - start.ru_utime - start.ru_stime, "rss_mb": now.ru_maxrss / 1024,
+}))
+"""
+
+SEND = """
+import json, socket, sys, time
+import numpy as np
+from benchmarks.flow_meter import traffic
+rate, seconds = float(sys.argv[1]), float(sys.argv[2])
+rng = np.random.default_rng(3)
+sizes = rng.choice([22, 100, 400, 1458], p=[0.5, 0.2, 0.15, 0.15], size=4096).tolist()
+frames = [traffic.udp(0x0A000010 + i % 60, 0x0A000001, 1024 + i % 2000, 53, b"x" * size) for i, size in enumerate(sizes)]
+sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+sock.bind(("eth0", 0))
+send, start, sent, failed = sock.send, time.perf_counter(), 0, 0
+while (passed := time.perf_counter() - start) < seconds:
+    due = int(passed * rate)
+    for i in range(sent, min(due, sent + 256)):
+        try:
+            send(frames[i & 4095])
+        except OSError:
+            failed += 1
+    sent = min(due, sent + 256)
+    if sent == due:
+        time.sleep(0.0005)
+print(json.dumps({"sent": sent - failed, "seconds": time.perf_counter() - start}))
+"""
+
+NFSTREAM = """
+import json, resource, sys
+from nfstream import NFStreamer
+if __name__ == "__main__":
+    print("ready", flush=True)
+    seen = sum(f.bidirectional_packets for f in NFStreamer(source="eth0", statistical_analysis=True, n_dissections=0,
+               n_meters=1, idle_timeout=2, active_timeout=60, snapshot_length=256))
+"""
+
+SCAPY = """
+import json, resource, sys, time
+from scapy.config import conf
+from scapy.sendrecv import sniff
+import scapy.layers.all
+seen = 0
+def count(packet):
+    global seen
+    seen += 1
+print("ready", flush=True)
+sniff(iface="eth0", prn=count, store=False, timeout=float(sys.argv[1]))
+usage = resource.getrusage(resource.RUSAGE_SELF)
+print(json.dumps({"seen": seen, "cpu_s": usage.ru_utime + usage.ru_stime, "rss_mb": usage.ru_maxrss / 1024}))
+"""
+
+
+def _ip(*arguments: str) -> None:
+    subprocess.run(["ip", *arguments], check=True, capture_output=True, timeout=10)
+
+
+def measure(engines: list[str]) -> list[dict]:
+    """Return one row per receiver and rate; an empty list where it is not possible."""
+    if os.geteuid() != 0 or shutil.which("ip") is None:
+        print("live: needs root and iproute2")
+        return []
+    tag = uuid.uuid4().hex[:6]
+    sender, listener = f"kwb-{tag}-a", f"kwb-{tag}-b"
+    rows = []
+    try:
+        for name in (sender, listener):
+            _ip("netns", "add", name)
+            quiet = ["sysctl", "-qw", "net.ipv6.conf.default.disable_ipv6=1"]
+            subprocess.run(["ip", "netns", "exec", name, *quiet], check=False, capture_output=True, timeout=10)
+        _ip("-n", sender, "link", "add", "eth0", "type", "veth", "peer", "name", "eth0", "netns", listener)
+        for name in (sender, listener):
+            _ip("-n", name, "link", "set", "eth0", "up")
+        peers = CACHE / "peers" / "bin" / "python"
+        receivers = [
+            (f"ring, {e}", [sys.executable, "-c", RECEIVE, e, str(SECONDS + 3)]) for e in engines if e != "packet"
+        ]
+        if peers.exists():
+            receivers.append(("scapy.sniff", [str(peers), "-c", SCAPY, str(SECONDS + 3)]))
+        for rate in RATES:
+            rows += [_one(sender, listener, name, command, rate) for name, command in receivers]
+    finally:
+        for name in (sender, listener):
+            subprocess.run(["ip", "netns", "del", name], check=False, capture_output=True, timeout=10)
+    return rows
+
+
+def _one(sender: str, listener: str, name: str, command: list[str], rate: int) -> dict:
+    receiver = subprocess.Popen(
+        ["ip", "netns", "exec", listener, *command],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    try:
+        receiver.stdout.readline()
+        done = subprocess.run(
+            ["ip", "netns", "exec", sender, sys.executable, "-c", SEND, str(rate), str(SECONDS)],
+            cwd=ROOT, check=True, capture_output=True, text=True, timeout=60,
+        )  # fmt: skip
+        sent = json.loads(done.stdout)
+        out, _ = receiver.communicate(timeout=60)
+    finally:
+        receiver.kill()
+        receiver.wait()
+    seen = json.loads(out.splitlines()[-1])
+    return {
+        "receiver": name,
+        "offered_pps": rate,
+        "reached_pps": round(sent["sent"] / sent["seconds"]),
+        "sent": sent["sent"],
+        "seen": seen["seen"],
+        "lost_percent": round(100 * max(sent["sent"] - seen["seen"], 0) / sent["sent"], 3),
+        "us_per_packet": round(seen["cpu_s"] / max(seen["seen"], 1) * 1e6, 2),
+        "kernel_dropped": seen.get("kernel_dropped"),
+        "rss_mb": round(seen["rss_mb"], 1),
+    }
+
+
+def show(rows: list[dict]) -> None:
+    """Print the rows as a table."""
+    print("\nlive, veth pair: loss and CPU")
+    for row in rows:
+        print(
+            f"  {row['offered_pps']:8,} pps offered ({row['reached_pps']:,} reached)  {row['receiver']:16}"
+            f"{row['lost_percent']:8.3f} % lost {row['us_per_packet']:8.2f} us/packet {row['rss_mb']:7.1f} MB"
+        )

@@ -1,0 +1,1 @@
+"""Learning on the device: equality, footprint, speed and quality, beside the peers that are installed."""
