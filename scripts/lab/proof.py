@@ -379,6 +379,20 @@ def _prove_services(rack: Rack, report: Report) -> None:
             seen[f"{unit}_security"] = float(score[1]) if score else 10.0
             _expect(seen[f"{unit}_security"] <= SECURITY_LIMIT, f"{unit}: exposure {seen[f'{unit}_security']}")
 
+    with report.check("clustering runs inside the sandbox of the gateway") as seen:
+        code = "import numpy as n, sklearn.cluster as c; r = n.random.default_rng(1).random((60, 5)); "
+        code += "r[:20] += 5; r[20:40] += 10; print(len(set(c.HDBSCAN(min_cluster_size=5).fit_predict(r))))"
+        sandbox = [
+            line
+            for line in (REPOSITORY / "firmware_configs/systemd/kinwatch-gateway.service").read_text().splitlines()
+            if re.match(r"(Protect|Private|Restrict[A-Z]\w+=AF|Lock|MemoryDeny|SystemCall|Capability|NoNew|User)", line)
+        ]
+        options = " ".join(f"-p '{line}'" for line in sandbox)
+        python = "/opt/kinwatch-gateway/venv/bin/python"
+        seen["clusters"] = rack.ssh(GATEWAY, f"sudo systemd-run --quiet --wait --pipe {options} {python} -c '{code}'")
+        seen["settings"] = len(sandbox)
+        _expect(seen["clusters"] == "3", seen["clusters"])
+
 
 def _mqtt(rack: Rack, port: int, *options: str) -> list[str]:
     return [

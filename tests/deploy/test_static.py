@@ -111,9 +111,11 @@ def test_the_access_list_is_the_topic_table():
         return re.sub(r"\{(?!device\})\w+\}", "+", pattern)
 
     assert writes == {acl_form(t.pattern) for t in TOPICS if t.publisher == "device"}
-    assert reads == {acl_form(t.pattern) for t in TOPICS if "device" in t.readers}
+    assert reads == {acl_form(t.pattern) for t in TOPICS if "device" in t.readers and t.versioned}
     acl = (ANSIBLE / "roles/broker/templates/acl.j2").read_text()
     assert set(re.findall(r"(kinwatch/\d+)/", acl)) == {ROOT}
+    outside = {f"topic read {t.full}" for t in TOPICS if "device" in t.readers and not t.versioned}
+    assert outside <= set(acl.splitlines())
 
 
 def test_the_broker_takes_the_largest_message_of_the_contract():
