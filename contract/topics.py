@@ -14,6 +14,9 @@ from contract.messages import (
     ActiveModel,
     Assignment,
     Birth,
+    BlobChunk,
+    BlobOffer,
+    BlobRequest,
     EvaluationReport,
     EveAlert,
     GatewayState,
@@ -27,10 +30,13 @@ from contract.messages import (
     Signature,
     Status,
     Telemetry,
+    Versions,
 )
 
 ROOT = f"kinwatch/{CONTRACT_MAJOR}"
 Party = Literal["device", "gateway", "harness"]
+Expiry = int | Literal["never", "deadline"]
+_MINUTE_S, _DAY_S = 60, 86_400
 
 _SEGMENT = {
     "device": r"[a-z0-9](?:[a-z0-9-]{0,30}[a-z0-9])?",
@@ -59,6 +65,11 @@ class Topic:
         0 or 1.
     retain
         Whether the broker keeps the last message; an empty payload clears it.
+    expiry
+        Seconds after which an MQTT 5 broker may drop a message that nobody fetched; ``deadline``: with the round.
+        Only a saving: what is late is refused by its payload as well.
+    versioned
+        Whether the contract's major is a level of the topic.
     """
 
     name: str
@@ -68,6 +79,13 @@ class Topic:
     readers: tuple[Party, ...]
     qos: Literal[0, 1]
     retain: bool
+    expiry: Expiry = "never"
+    versioned: bool = True
+
+    @property
+    def full(self) -> str:
+        """Root and pattern."""
+        return f"{ROOT if self.versioned else ROOT.split('/', 1)[0]}/{self.pattern}"
 
     def of(self, **parts: str) -> str:
         """Return the topic string for the given parts.
@@ -83,39 +101,49 @@ class Topic:
         for name, value in parts.items():
             if not re.fullmatch(_SEGMENT[name], value):
                 raise TopicError(f"{value!r} is no {name} id", reason="topic-part-form")
-        return f"{ROOT}/{self.pattern.format(**parts)}"
+        return self.full.format(**parts)
 
     @property
     def wildcard(self) -> str:
         """The subscription that matches this topic for all ids."""
-        return ROOT + "/" + re.sub(r"\{\w+\}", "+", self.pattern)
+        return re.sub(r"\{\w+\}", "+", self.full)
 
 
-def _device(name: str, message: type[Message], *, qos: Literal[0, 1] = 1, retain: bool = False) -> Topic:
-    return Topic(name, f"device/{{device}}/{name}", message, "device", ("gateway", "harness"), qos, retain)
+def _device(
+    name: str, message: type[Message], *, qos: Literal[0, 1] = 1, retain: bool = False, expiry: Expiry = "never"
+) -> Topic:
+    return Topic(name, f"device/{{device}}/{name}", message, "device", ("gateway", "harness"), qos, retain, expiry)
 
 
-def _to_device(name: str, message: type[Message], *, retain: bool) -> Topic:
-    return Topic(name, f"device/{{device}}/{name}", message, "gateway", ("device", "harness"), 1, retain)
+def _to_device(name: str, message: type[Message], *, retain: bool, expiry: Expiry = "never") -> Topic:
+    return Topic(name, f"device/{{device}}/{name}", message, "gateway", ("device", "harness"), 1, retain, expiry)
 
 
+VERSIONS = Topic("versions", "versions", Versions, "gateway", ("device", "harness"), 1, True, versioned=False)
 GATEWAY_STATE = Topic("state", "gateway/state", GatewayState, "gateway", ("device", "harness"), 1, True)
 BIRTH = _device("birth", Birth, retain=True)
 STATUS = _device("status", Status, retain=True)
-TELEMETRY = _device("telemetry", Telemetry, qos=0)
+TELEMETRY = _device("telemetry", Telemetry, qos=0, expiry=_MINUTE_S)
 SIGNATURE = _device("signature", Signature, retain=True)
-UPDATE = _device("update", ModelUpdate)
+UPDATE = _device("update", ModelUpdate, expiry=_DAY_S)
 ACTIVE = _device("active", ActiveModel, retain=True)
-REPORT = _device("report", EvaluationReport)
-ALERT = _device("alert", EveAlert)
-TASK = _to_device("task", RoundTask, retain=True)
+REPORT = _device("report", EvaluationReport, expiry=7 * _DAY_S)
+ALERT = _device("alert", EveAlert, expiry=7 * _DAY_S)
+OFFER = _device("offer", BlobOffer, expiry=_DAY_S)
+CHUNK = _device("chunk", BlobChunk, expiry=_MINUTE_S)
+FETCH = _device("fetch", BlobRequest, expiry=_MINUTE_S)
+TASK = _to_device("task", RoundTask, retain=True, expiry="deadline")
 ASSIGNMENT = _to_device("assignment", Assignment, retain=True)
-RECEIPT = _to_device("receipt", Receipt, retain=False)
+RECEIPT = _to_device("receipt", Receipt, retain=False, expiry=_DAY_S)
+PULL = _to_device("pull", BlobRequest, retain=False, expiry=_MINUTE_S)
+PART = _to_device("part", BlobChunk, retain=False, expiry=_MINUTE_S)
 RELEASE = Topic("model", "model/{digest}", Release, "gateway", ("device", "harness"), 1, True)
+RELEASE_OFFER = Topic("model-offer", "model/{digest}/offer", BlobOffer, "gateway", ("device", "harness"), 1, True)
 MARKS = Topic("mark", "run/{run}/mark/{device}", MarkSet, "harness", ("device",), 1, True)
-COMMAND = Topic("command", "run/{run}/command", RunCommand, "harness", ("device",), 1, False)
+COMMAND = Topic("command", "run/{run}/command", RunCommand, "harness", ("device",), 1, False, 60 * _MINUTE_S)
 
 TOPICS: tuple[Topic, ...] = (
+    VERSIONS,
     GATEWAY_STATE,
     BIRTH,
     STATUS,
@@ -125,10 +153,16 @@ TOPICS: tuple[Topic, ...] = (
     ACTIVE,
     REPORT,
     ALERT,
+    OFFER,
+    CHUNK,
+    FETCH,
     TASK,
     ASSIGNMENT,
     RECEIPT,
+    PULL,
+    PART,
     RELEASE,
+    RELEASE_OFFER,
     MARKS,
     COMMAND,
 )
@@ -153,8 +187,8 @@ class ParsedTopic:
 
 
 def _compile(topic: Topic) -> re.Pattern[str]:
-    body = re.sub(r"\{(\w+)\}", lambda m: f"(?P<{m[1]}>{_SEGMENT[m[1]]})", topic.pattern)
-    return re.compile(f"{ROOT}/{body}")
+    body = re.sub(r"\{(\w+)\}", lambda m: f"(?P<{m[1]}>{_SEGMENT[m[1]]})", topic.full)
+    return re.compile(body)
 
 
 _COMPILED = tuple((_compile(topic), topic) for topic in TOPICS)
@@ -175,30 +209,13 @@ def parse(text: str) -> ParsedTopic:
     raise TopicError(f"topic {text[:120]!r} is not one of ours", reason="topic-unknown")
 
 
-def render_markdown() -> str:
-    """Return the topic table as Markdown (``docs/protocol.md`` is generated from it)."""
-    lines = [
-        "# Protocol",
-        "",
-        (
-            f"MQTT, root `{ROOT}`. Generated from `contract/topics.py`; do not edit. A device publishes only below its "
-            "own id, and its MQTT user name is that id. CBOR between machines, JSON where people read."
-        ),
-        "",
-        "| topic | message | encoding | publisher | readers | QoS | retained | max bytes |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    lines += [
-        f"| `{ROOT}/{t.pattern}` | {t.message.__name__} | {t.message.encoding} | {t.publisher} | "
-        f"{', '.join(t.readers)} | {t.qos} | {'yes' if t.retain else 'no'} | {t.message.max_bytes:,} |"
-        for t in TOPICS
-    ]
-    for topic in TOPICS:
-        lines += ["", f"## {topic.message.__name__}", "", (topic.message.__doc__ or "").split("\n")[0], ""]
-        lines += [f"- `{name}`: {_type_text(field.annotation)}" for name, field in topic.message.model_fields.items()]
-    return "\n".join(lines) + "\n"
+def foreign_birth(text: str) -> tuple[int, str] | None:
+    """Return contract major and device id of a birth in the tree of another major, ``None`` for any other topic."""
+    match = re.fullmatch(rf"{ROOT.split('/', 1)[0]}/([0-9]{{1,3}})/device/({_SEGMENT['device']})/birth", text)
+    if match is None or int(match[1]) == CONTRACT_MAJOR:
+        return None
+    return int(match[1]), match[2]
 
 
-def _type_text(annotation: object) -> str:
-    text = annotation.__name__ if isinstance(annotation, type) else str(annotation)
-    return re.sub(r"\b(?:contract|typing|annotated_types)\.(?:\w+\.)*", "", text).split("Annotated[", 1)[0] or "value"
+ANY_BIRTH = f"{ROOT.split('/', 1)[0]}/+/device/+/birth"
+"""Births of all majors: the gateway says of a device that it cannot read why it takes no part."""

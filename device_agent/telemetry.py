@@ -10,6 +10,7 @@ from contract.features import SCHEMA_ID
 from contract.messages import Birth
 
 _MAX_COUNTERS = 256
+_MAX_NAME = 64
 
 
 def rss_bytes(pid: int | None = None) -> int:
@@ -27,7 +28,7 @@ def merge_counters(*groups: Mapping[str, int]) -> dict[str, int]:
     for group in groups:
         for name, value in group.items():
             if value:
-                total[name] = total.get(name, 0) + value
+                total[name[:_MAX_NAME]] = total.get(name[:_MAX_NAME], 0) + value
     names = sorted(total)
     kept = {name: total[name] for name in names[: _MAX_COUNTERS - 1]}
     rest = sum(total[name] for name in names[_MAX_COUNTERS - 1 :])

@@ -3,7 +3,7 @@
 from contract.messages.alerts import EveAlert, EveFlow, EveKinwatch, EveSignature
 from contract.messages.base import Message
 from contract.messages.delivery import ActiveModel, Assignment, Release
-from contract.messages.fleet import Birth, DeviceState, GatewayState, Status, Telemetry
+from contract.messages.fleet import Birth, DeviceState, GatewayState, Status, Telemetry, Versions
 from contract.messages.learning import (
     EvaluationReport,
     ModelScore,
@@ -13,12 +13,16 @@ from contract.messages.learning import (
     Signature,
     TrainTarget,
 )
+from contract.messages.transfer import BlobChunk, BlobOffer, BlobRequest
 from contract.messages.truth import Coverage, MarkRule, MarkSet, RunCommand
 
 __all__ = [
     "ActiveModel",
     "Assignment",
     "Birth",
+    "BlobChunk",
+    "BlobOffer",
+    "BlobRequest",
     "Coverage",
     "DeviceState",
     "EvaluationReport",
@@ -40,4 +44,5 @@ __all__ = [
     "Status",
     "Telemetry",
     "TrainTarget",
+    "Versions",
 ]

@@ -1,6 +1,6 @@
 """Alerts as Suricata EVE JSON: names and nesting are Suricata's, ours live under ``kinwatch``."""
 
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -55,7 +55,7 @@ class EveKinwatch(Message):
     model: Digest
     role: Role
     family_id: FamilyId | None = None
-    top_features: tuple[str, ...] = Field(default=(), max_length=8)
+    top_features: tuple[Annotated[str, Field(max_length=64)], ...] = Field(default=(), max_length=8)
     repeats: Count = 0
 
 

@@ -1,6 +1,6 @@
 """Who is there and how they are: birth, status, telemetry, the gateway's state."""
 
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -90,7 +90,7 @@ class Telemetry(Message):
     outbox: Count = 0
     rss_bytes: Count = 0
     trainer_rss_bytes: Count = 0
-    counters: dict[str, Count] = Field(default_factory=dict, max_length=256)
+    counters: dict[Annotated[str, Field(max_length=64)], Count] = Field(default_factory=dict, max_length=256)
 
 
 class GatewayState(Message):
@@ -100,4 +100,21 @@ class GatewayState(Message):
     online: bool
     session: Slug
     contract_version: str = Field(pattern=r"^[0-9]{1,3}\.[0-9]{1,3}$")
+    gateway_version: str = Field(max_length=40)
+
+
+class Versions(Message):
+    """Which majors of the contract the gateway speaks; retained outside the versioned tree, so that all can read it.
+
+    Attributes
+    ----------
+    majors
+        Supported majors, newest first.
+    gateway_version
+        Package version of the gateway, for the person who must update one of the two.
+    """
+
+    encoding: ClassVar[Encoding] = "json"
+    max_bytes: ClassVar[int] = 4_096
+    majors: tuple[Annotated[int, Field(ge=0, le=999)], ...] = Field(min_length=1, max_length=16)
     gateway_version: str = Field(max_length=40)

@@ -142,7 +142,7 @@ class ModelScore(Message):
     """
 
     model: ModelId
-    confusion: tuple[tuple[Count, ...], ...] = Field(max_length=256)
+    confusion: tuple[Annotated[tuple[Count, ...], Field(max_length=256)], ...] = Field(max_length=256)
     alerted: tuple[Count, ...] = Field(max_length=256)
 
 

@@ -5,6 +5,9 @@ from contract.messages import (
     ActiveModel,
     Assignment,
     Birth,
+    BlobChunk,
+    BlobOffer,
+    BlobRequest,
     Coverage,
     EvaluationReport,
     EveAlert,
@@ -25,6 +28,7 @@ from contract.messages import (
     Status,
     Telemetry,
     TrainTarget,
+    Versions,
 )
 from contract.model import DEFAULT_SPEC, ModelId, ReleaseManifest
 
@@ -158,4 +162,8 @@ SAMPLES: tuple[Message, ...] = (
         coverage=(Coverage(start_us=0, end_us=9, default_label="benign", split="learn"),),
     ),
     RunCommand(run_id="run-1", verb="evaluate", sequence=1),
+    Versions(majors=(1,), gateway_version="0.1.0"),
+    BlobOffer(kind="update", key="round-000001-cam-1-fallback", digest=A, size_bytes=70_000),
+    BlobRequest(digest=A, wanted=(0, 1)),
+    BlobChunk(digest=A, index=1, data=b"\x01\x02", data_digest=B),
 )

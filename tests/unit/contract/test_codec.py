@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from contract.codec import decode, encode
 from contract.errors import DecodeError
-from contract.messages import Birth, ModelUpdate, RoundTask, Telemetry
+from contract.messages import Birth, MarkRule, MarkSet, ModelUpdate, RoundTask
 from contract.messages.base import Message
 from contract.topics import TOPICS
 from tests.unit.contract.samples import SAMPLES
@@ -68,13 +68,8 @@ def test_an_oversized_message_is_refused_before_it_is_parsed():
 
 
 def test_an_oversized_message_is_not_sent():
-    big = Telemetry(
-        device_id="d",
-        session="s",
-        uptime_s=0.0,
-        capture_state="running",
-        counters={"x" * 500 + str(i): 1 for i in range(200)},
-    )
+    rules = tuple(MarkRule(label="scan", start_us=1, end_us=2, ports=tuple(range(64))) for _ in range(512))
+    big = MarkSet(run_id="run-1", device_id="d", rules=rules)
     with pytest.raises(DecodeError) as error:
         encode(big)
     assert error.value.reason == "oversize"

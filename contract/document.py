@@ -1,0 +1,63 @@
+"""The contract written down for people and other implementations: protocol page and JSON Schemas."""
+
+import re
+from typing import Any
+
+from contract import CONTRACT_VERSION
+from contract.messages import Message
+from contract.topics import ROOT, TOPICS, Topic
+
+DIALECT = "https://json-schema.org/draft/2020-12/schema"
+
+
+def messages() -> tuple[type[Message], ...]:
+    """Return the messages that travel, in the order of the topic table."""
+    return tuple(dict.fromkeys(topic.message for topic in TOPICS))
+
+
+def schema(message: type[Message]) -> dict[str, Any]:
+    """Return the JSON Schema of a message.
+
+    A CBOR message has the same fields; a field of format ``binary`` is a byte string, and its lengths count bytes.
+    """
+    return {
+        "$schema": DIALECT,
+        "$comment": f"contract {CONTRACT_VERSION}, {message.encoding}, at most {message.max_bytes} bytes encoded",
+        **message.model_json_schema(mode="validation"),
+    }
+
+
+def render_markdown() -> str:
+    """Return the topic table as Markdown (``docs/protocol.md`` is generated from it)."""
+    lines = [
+        "# Protocol",
+        "",
+        (
+            f"MQTT, root `{ROOT}`. Generated from `contract/topics.py`; do not edit. A device publishes only below its "
+            "own id, and its MQTT user name is that id. CBOR between machines, JSON where people read. Payloads over "
+            "64 KiB are offered and pulled in chunks. Expiry is MQTT 5's message expiry; without it, nothing breaks. "
+            "Schemas: `docs/schema/`; examples of every message: `tests/golden/messages/`."
+        ),
+        "",
+        "| topic | message | encoding | publisher | readers | QoS | retained | expires | max bytes |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| `{t.full}` | {t.message.__name__} | {t.message.encoding} | {t.publisher} | "
+        f"{', '.join(t.readers)} | {t.qos} | {'yes' if t.retain else 'no'} | {_expiry_text(t)} | "
+        f"{t.message.max_bytes:,} |"
+        for t in TOPICS
+    ]
+    for message in messages():
+        lines += ["", f"## {message.__name__}", "", (message.__doc__ or "").split("\n")[0], ""]
+        lines += [f"- `{name}`: {_type_text(field.annotation)}" for name, field in message.model_fields.items()]
+    return "\n".join(lines) + "\n"
+
+
+def _expiry_text(topic: Topic) -> str:
+    return f"{topic.expiry:,} s" if isinstance(topic.expiry, int) else topic.expiry
+
+
+def _type_text(annotation: object) -> str:
+    text = annotation.__name__ if isinstance(annotation, type) else str(annotation)
+    return re.sub(r"\b(?:contract|typing|annotated_types)\.(?:\w+\.)*", "", text).split("Annotated[", 1)[0] or "value"
