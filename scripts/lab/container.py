@@ -103,6 +103,9 @@ class Container:
         (network / "80-span0.network").write_text(
             "[Match]\nName=span0\n[Link]\nRequiredForOnline=no\n[Network]\nLinkLocalAddressing=no\nKeepConfiguration=yes\n"
         )
+        # As on a Raspberry Pi, though nothing boots from it here.
+        (self.root / "boot/firmware").mkdir(parents=True)
+        (self.root / "boot/firmware/cmdline.txt").write_text("console=tty1 root=PARTUUID=1-02 rootwait\n")
         (self.root / "etc/apt/apt.conf.d/90lab-proxy").write_text('Acquire::http::Proxy "http://127.0.0.1:3142";\n')
 
     def leader(self) -> int | None:

@@ -379,6 +379,10 @@ def _prove_services(rack: Rack, report: Report) -> None:
             seen[f"{unit}_security"] = float(score[1]) if score else 10.0
             _expect(seen[f"{unit}_security"] <= SECURITY_LIMIT, f"{unit}: exposure {seen[f'{unit}_security']}")
 
+    with report.check("the kernel command line has the memory cgroup, on its one line") as seen:
+        seen["cmdline"] = rack.ssh(DEVICE, "cat /boot/firmware/cmdline.txt")
+        wanted = "console=tty1 root=PARTUUID=1-02 rootwait cgroup_enable=memory cgroup_memory=1"
+        _expect(seen["cmdline"] == wanted, seen["cmdline"])
     with report.check("clustering runs inside the sandbox of the gateway") as seen:
         code = "import numpy as n, sklearn.cluster as c; r = n.random.default_rng(1).random((60, 5)); "
         code += "r[:20] += 5; r[20:40] += 10; print(len(set(c.HDBSCAN(min_cluster_size=5).fit_predict(r))))"

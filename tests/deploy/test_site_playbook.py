@@ -23,6 +23,7 @@ EXPECTED = [
     "services are active and start at boot",
     "the agent has its own user and one capability",
     "unit files on their own systemd",
+    "the kernel command line has the memory cgroup, on its one line",
     "clustering runs inside the sandbox of the gateway",
     "a device writes below its own id and nowhere else",
     "the broker refuses strangers",
