@@ -8,9 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_public_key
 
 from contract.canonical import sha256_hex
 from contract.errors import WeightsError
@@ -19,13 +16,15 @@ from contract.model import ModelSpec, weights_from_bytes
 from device_agent.errors import TrustError
 
 RAW_KEY_BYTES = 32
+_SPKI_PREFIX = bytes.fromhex("302a300506032b6570032100")
+"""What stands before the 32 bytes of an Ed25519 key in its PEM form (RFC 8410); the form has no other variant."""
 
 
 @dataclass(frozen=True, slots=True)
 class Keyring:
-    """Public keys by key id (first 16 hexadecimal digits of the SHA-256 of the raw key)."""
+    """Raw public keys by key id (first 16 hexadecimal digits of the SHA-256 of the raw key)."""
 
-    keys: Mapping[str, Ed25519PublicKey] = field(default_factory=dict)
+    keys: Mapping[str, bytes] = field(default_factory=dict)
 
     def verify(self, release: Release) -> str | None:
         """Return why the signature of a release is refused, or ``None`` if it is good."""
@@ -34,11 +33,8 @@ class Keyring:
         key = self.keys.get(release.key_id)
         if key is None:
             return "trust-unknown-key"
-        try:
-            key.verify(release.signature, release.manifest.signed_bytes())
-        except InvalidSignature:
-            return "trust-bad-signature"
-        return None
+        genuine = _is_signed(release.manifest.signed_bytes(), release.signature, key)
+        return None if genuine else "trust-bad-signature"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -89,7 +85,7 @@ def load_keyring(paths: Sequence[Path]) -> Keyring:
     TrustError
         If a file cannot be read or holds no Ed25519 public key.
     """
-    keys: dict[str, Ed25519PublicKey] = {}
+    keys: dict[str, bytes] = {}
     for path in paths:
         try:
             data = path.read_bytes()
@@ -102,21 +98,33 @@ def load_keyring(paths: Sequence[Path]) -> Keyring:
     return Keyring(keys)
 
 
-def key_id(key: Ed25519PublicKey) -> str:
-    """Return the id of a public key."""
-    return sha256_hex(key.public_bytes(Encoding.Raw, PublicFormat.Raw))[:16]
+def key_id(raw: bytes) -> str:
+    """Return the id of a raw public key."""
+    return sha256_hex(raw)[:16]
 
 
-def _parse_key(data: bytes) -> Ed25519PublicKey | None:
+def _parse_key(data: bytes) -> bytes | None:
+    """Return the raw key of a key file, ``None`` if it holds none."""
     text = data.strip()
-    if text.startswith(b"-----BEGIN"):
-        try:
-            key = load_pem_public_key(text)
-        except (ValueError, UnsupportedAlgorithm):
-            return None
-        return key if isinstance(key, Ed25519PublicKey) else None
+    lines = text.splitlines()
     try:
+        if text.startswith(b"-----BEGIN PUBLIC KEY-----"):
+            wrapped = b64decode(b"".join(lines[1:-1]), validate=True)
+            raw = wrapped.removeprefix(_SPKI_PREFIX) if lines[-1] == b"-----END PUBLIC KEY-----" else b""
+            return raw if len(wrapped) == len(_SPKI_PREFIX) + RAW_KEY_BYTES == len(raw) + len(_SPKI_PREFIX) else None
         raw = bytes.fromhex(text.decode("ascii")) if len(text) == 2 * RAW_KEY_BYTES else b64decode(text, validate=True)
     except (ValueError, Base64Error):
         return None
-    return Ed25519PublicKey.from_public_bytes(raw) if len(raw) == RAW_KEY_BYTES else None
+    return raw if len(raw) == RAW_KEY_BYTES else None
+
+
+def _is_signed(message: bytes, signature: bytes, raw_key: bytes) -> bool:
+    # Loaded at the first release: it takes 8 MB, which a device without a gateway does not need.
+    from cryptography.exceptions import InvalidSignature  # noqa: PLC0415
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey  # noqa: PLC0415
+
+    try:
+        Ed25519PublicKey.from_public_bytes(raw_key).verify(signature, message)
+    except InvalidSignature:
+        return False
+    return True

@@ -5,11 +5,12 @@ import time
 from contextlib import suppress
 from typing import Any, NamedTuple
 
+import device_agent.capture.scapy_setup  # noqa: F401  # isort: skip - before Scapy's own modules
+
 from scapy.data import MTU
 from scapy.error import Scapy_Exception
 from scapy.utils import RawPcapNgReader, RawPcapReader
 
-import device_agent.capture.scapy_setup  # noqa: F401 - has effects once
 from device_agent.capture.errors import CaptureInputError
 from device_agent.capture.source import CaptureSettings
 from device_agent.capture.streams import ByteStream, StarvedError

@@ -14,10 +14,11 @@ import time
 from contextlib import suppress
 from typing import Any
 
+import device_agent.capture.scapy_setup  # noqa: F401  # isort: skip - before Scapy's own modules
+
 from scapy.config import conf
 from scapy.error import Scapy_Exception
 
-import device_agent.capture.scapy_setup  # noqa: F401 - has effects once
 from device_agent.capture.errors import CaptureInputError, CapturePermissionError
 from device_agent.capture.source import CaptureSettings
 from device_agent.flows.packets import BSD_NULL, ETHERNET, LINK_TYPES

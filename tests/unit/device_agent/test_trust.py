@@ -16,7 +16,13 @@ from device_agent.trust import Keyring, check_release, key_id, load_keyring
 
 KEY = Ed25519PrivateKey.from_private_bytes(b"\x01" * 32)
 OTHER = Ed25519PrivateKey.from_private_bytes(b"\x02" * 32)
-RING = Keyring({key_id(KEY.public_key()): KEY.public_key()})
+
+
+def raw_key(key):
+    return key.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
+
+
+RING = Keyring({key_id(raw_key(KEY)): raw_key(KEY)})
 WEIGHTS = np.linspace(-1, 1, DEFAULT_SPEC.n_parameters, dtype=np.float32)
 
 
@@ -35,7 +41,7 @@ def release(*, key=KEY, weights=WEIGHTS, sent=None, **changes):
     )
     return Release(
         manifest=manifest,
-        key_id=key_id(key.public_key()),
+        key_id=key_id(raw_key(key)),
         signature=key.sign(manifest.signed_bytes()),
         weights=weights_to_bytes(weights) if sent is None else sent,
     )
@@ -92,7 +98,7 @@ def test_keys_are_read_in_all_three_forms(tmp_path):
     for name, data in forms.items():
         path = tmp_path / name
         path.write_bytes(data)
-        assert list(load_keyring([path]).keys) == [key_id(public)], name
+        assert load_keyring([path]).keys == {key_id(raw): raw}, name
 
 
 @pytest.mark.parametrize(
@@ -102,6 +108,8 @@ def test_keys_are_read_in_all_three_forms(tmp_path):
         b"not a key",
         b"00" * 31,
         b"-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n",
+        b"-----BEGIN PUBLIC KEY-----\n",
+        KEY.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)[:60],
         X25519PrivateKey.from_private_bytes(b"\x03" * 32)
         .public_key()
         .public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo),
