@@ -50,7 +50,7 @@ def _add_demo(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=_demo)
     parser.add_argument("--captures", type=Path, help="folder of labelled captures (default: generate traffic)")
     parser.add_argument("--out", type=Path, default=Path("demo-out"), help="folder of the results (default: demo-out)")
-    parser.add_argument("--seed", type=_count(0), default=7, help="seed of traffic and training (default: 7)")
+    parser.add_argument("--seed", type=_count(0), default=1, help="seed of traffic and training (default: 1)")
     parser.add_argument("--devices", type=_count(1), help="only the first so many devices (default: all)")
     parser.add_argument("--rounds", type=_count(1), help="federated rounds (default: 40, quick: 16)")
     parser.add_argument("--broker", choices=("auto", "mosquitto", "embedded"), default="auto", help="MQTT broker")
@@ -159,7 +159,7 @@ def _replay(arguments: argparse.Namespace) -> int:
 def _add_traffic(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=_traffic)
     parser.add_argument("out", type=Path, help="folder for the captures")
-    parser.add_argument("--seed", type=_count(0), default=7, help="equal seeds give equal files (default: 7)")
+    parser.add_argument("--seed", type=_count(0), default=1, help="equal seeds give equal files (default: 1)")
     parser.add_argument("--devices", type=_count(1), help="only the first so many devices (default: all)")
     parser.add_argument("--learn-s", type=_positive, default=1_200.0, help="length of the learn part (default: 1200)")
     parser.add_argument("--exam-s", type=_positive, default=600.0, help="length of the exam part (default: 600)")

@@ -68,7 +68,7 @@ class DemoSettings:
 
     out: Path
     captures: Path | None = None
-    seed: int = 7
+    seed: int = 1
     devices: int | None = None
     rounds: int = 40
     warmup_rounds: int = 5
