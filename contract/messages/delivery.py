@@ -66,8 +66,8 @@ class ActiveModel(Message):
     reason
         Slug of the decision, such as ``expert-default`` or ``fallback-better``.
     gain, z
-        Relative mean loss gain of the chosen model over the other one on validation rows, and its paired z value;
-        ``None`` when nothing was compared.
+        Relative mean loss that the model which is not the device's default saves on validation rows, and its paired
+        z value; negative when the default is better, ``None`` when nothing was compared.
     threshold
         Score from which a flow raises an alert, in [0, 1].
     validation_rows
