@@ -18,8 +18,9 @@ from device_agent.flows.meter import MeterSettings
 from device_agent.flows.select import make_meter
 from device_agent.inbound import Reader, own_topics
 from device_agent.inference.engine import Engine
+from device_agent.inference.numpy_engine import NumpyEngine
 from device_agent.inference.opening import EngineError
-from device_agent.inference.select import load_artifact, load_engine
+from device_agent.inference.select import choose_training_engine
 from device_agent.intake import Capture
 from device_agent.learner import Learner
 from device_agent.machine import AgentMachine, MachineSettings
@@ -158,10 +159,11 @@ def _assemble(
     prefer = config.training.engine if config.training.engine != "auto" else board.budget.engine
     buffer = _buffer(config, board.budget, memory)
     try:
-        loaded = load_engine(spec, prefer)
-        artifact = load_artifact(spec) if loaded.engine.name == "litert" else None
+        training = choose_training_engine(spec, prefer)
     except EngineError as error:
         raise ModelError(f"[training] engine = {prefer!r}: {error}") from None
+    # Flows end in small batches: there LiteRT is no faster than NumPy by anything that counts, and takes 12 MB.
+    engine = NumpyEngine(spec.layout)
     session = f"s-{uuid4().hex[:12]}"
     lone_note = "" if keyring.keys else "no key in [trust] keys: releases are refused"
     machine = AgentMachine(
@@ -183,7 +185,7 @@ def _assemble(
         meter=make_meter(
             MeterSettings(config.flows.idle_s, config.flows.active_s, max_flows=board.budget.flow_table_rows)
         ),
-        detector=_first_detector(config, memory, restored, buffer, loaded.engine),
+        detector=_first_detector(config, memory, restored, buffer, engine),
         suppressor=Suppressor(config.alerts.suppress_s) if config.alerts.suppress_s else None,
         baseline_s=config.labels.baseline_s,
         on_alerts=lambda _alerts: None,
@@ -200,19 +202,19 @@ def _assemble(
             session=session,
             version=version,
             board=board.name,
-            engine=loaded.engine.name,
-            engine_reason=loaded.reason,
+            engine=training.name,
+            engine_reason=training.reason,
             spec_id=spec.spec_id,
         ),
         memory=memory,
         buffer=buffer,
         capture=Capture(config, board.budget),
         pipeline=pipeline,
-        engine=loaded.engine,
+        engine=engine,
         learner=Learner(
             Trainer(memory_limit_bytes=(board.budget.trainer_memory_mb + _MAPPED_MB) * 1_048_576),
             spec,
-            artifact,
+            training.artifact,
             budget_s=board.budget.trainer_seconds,
         ),
         machine=machine,

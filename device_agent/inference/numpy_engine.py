@@ -82,10 +82,32 @@ class NumpyEngine:
         err = np.empty(len(x), dtype=np.float32)
         for start in range(0, len(x), _CHUNK_ROWS):  # activations of one chunk stay in the cache
             rows = slice(start, start + _CHUNK_ROWS)
-            _, logits, decoded = self._forward(layers, x[rows])
-            probs[rows] = np.exp(_log_softmax(logits))
-            err[rows] = np.square(decoded[-1] - x[rows]).mean(axis=1)
+            self._score(layers, x[rows], probs[rows], err[rows])
         return Inference(probs, err)
+
+    def _score(self, layers: Layers, x: Real, probs: Real, err: Real) -> None:
+        """Write what :meth:`infer` returns for a few rows; no activation is kept, and arrays are reused."""
+        hidden = x
+        for weight, bias in layers[: self._depth]:
+            hidden = hidden @ weight
+            hidden += bias
+            np.maximum(hidden, 0.0, out=hidden)
+        weight, bias = layers[self._depth]
+        np.matmul(hidden, weight, out=probs)
+        probs += bias
+        probs -= probs.max(axis=1, keepdims=True)
+        np.exp(probs, out=probs)
+        probs /= probs.sum(axis=1, keepdims=True)
+        for weight, bias in layers[self._depth + 1 : -1]:
+            hidden = hidden @ weight
+            hidden += bias
+            np.maximum(hidden, 0.0, out=hidden)
+        weight, bias = layers[-1]
+        residual = hidden @ weight
+        residual += bias
+        residual -= x
+        np.einsum("ij,ij->i", residual, residual, out=err)
+        err /= self._layout.inputs
 
     def evaluate(self, theta: Floats, x: Floats, y: Labels, wc: Floats, wr: Floats) -> Evaluation:
         """Return sums over rows; see :class:`~device_agent.inference.engine.Engine`."""

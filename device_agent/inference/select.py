@@ -1,5 +1,6 @@
 """Choice of the engine: LiteRT if it is there and right, else NumPy with the reason."""
 
+from dataclasses import dataclass
 from importlib.resources import files
 from typing import Literal
 
@@ -9,6 +10,7 @@ from contract.canonical import sha256_hex
 from contract.model import ArtifactManifest, ModelSpec
 from device_agent.inference.numpy_engine import NumpyEngine
 from device_agent.inference.opening import EngineError, LoadedEngine, open_engine
+from device_agent.inference.probe import probe
 
 Preference = Literal["auto", "litert", "numpy"]
 """Which engine is wanted."""
@@ -86,3 +88,49 @@ def load_engine(spec: ModelSpec, prefer: Preference = "auto") -> LoadedEngine:
         if prefer == "litert":
             raise
         return LoadedEngine(NumpyEngine(spec.layout), f"NumPy, since {error}")
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingEngine:
+    """What the training process shall use.
+
+    Attributes
+    ----------
+    name
+        ``litert`` or ``numpy``.
+    reason
+        One line for the birth message.
+    artifact
+        Checked ``.tflite`` for the training process, ``None`` for NumPy.
+    """
+
+    name: str
+    reason: str
+    artifact: bytes | None
+
+
+def choose_training_engine(spec: ModelSpec, prefer: Preference = "auto") -> TrainingEngine:
+    """Return the engine for training, tried in a process of its own: this one never loads a runtime.
+
+    Parameters
+    ----------
+    spec, prefer
+        As in :func:`load_engine`.
+
+    Raises
+    ------
+    EngineError
+        With ``prefer="litert"``, if the artifact or the runtime is missing, damaged or wrong.
+    """
+    if prefer == "numpy":
+        return TrainingEngine("numpy", "NumPy, as configured", None)
+    try:
+        artifact = load_artifact(spec)
+    except EngineError as error:
+        if prefer == "litert":
+            raise
+        return TrainingEngine("numpy", f"NumPy, since {error}", None)
+    name, reason = probe(spec.layout, artifact)
+    if name != "litert" and prefer == "litert":
+        raise EngineError(reason.removeprefix("NumPy, since "))
+    return TrainingEngine(name, reason, artifact if name == "litert" else None)
