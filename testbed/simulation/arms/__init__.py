@@ -1,0 +1,1 @@
+"""The methods that are compared, each a function from a bench and its settings to an outcome."""

@@ -1,0 +1,77 @@
+"""All methods by name, each with the settings that are tried when it is tuned; every method has four trials."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from testbed.simulation.arms import clustered, plain
+from testbed.simulation.arms.families import families
+from testbed.simulation.bench import Bench, Outcome
+
+TRIALS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """A method and what is tried.
+
+    Attributes
+    ----------
+    run
+        The method.
+    trials
+        Settings to choose from, ``TRIALS`` of them.
+    tuned_as
+        Arm whose chosen settings it takes; its own trials otherwise. Ablations take those of the full method.
+    fixed
+        Settings on top of the chosen ones.
+    """
+
+    run: Callable[[Bench, Mapping[str, Any]], Outcome]
+    trials: tuple[Mapping[str, Any], ...] = ()
+    tuned_as: str | None = None
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+
+
+def _grid(**values: tuple[Any, ...]) -> tuple[dict[str, Any], ...]:
+    """Return ``TRIALS`` settings; single values repeat."""
+    return tuple({name: v[i % len(v)] for name, v in values.items()} for i in range(TRIALS))
+
+
+_LR = (0.003, 0.006, 0.012, 0.024)
+_TWO_LR = (0.006, 0.015, 0.006, 0.015)
+_TWO_OTHER = (0, 0, 1, 1)
+
+
+def _pairs(name: str, first: Any, second: Any, **more: Any) -> tuple[dict[str, Any], ...]:
+    """Return two learning rates times two values of another setting."""
+    return tuple({"lr": lr, name: (first, second)[k], **more} for lr, k in zip(_TWO_LR, _TWO_OTHER, strict=True))
+
+
+_OURS = _pairs("lam", 0.03, 0.3, server_lr=0.03, warmup=4)
+_FULL = {"level1": True, "level2": True, "ladder": True}
+
+ARMS: dict[str, Arm] = {
+    "local": Arm(plain.local_only, _grid(lr=_LR)),
+    "centralised": Arm(plain.centralised, _grid(lr=_LR)),
+    "fedavg": Arm(plain.fedavg, _grid(lr=_LR)),
+    "fedprox": Arm(plain.fedavg, _pairs("mu", 0.01, 0.1)),
+    "scaffold": Arm(plain.scaffold, _grid(lr=(0.03, 0.1, 0.3, 0.6))),
+    "fedadam": Arm(plain.fedopt, _pairs("server_lr", 0.01, 0.03, server="adam")),
+    "fedyogi": Arm(plain.fedopt, _pairs("server_lr", 0.01, 0.03, server="yogi")),
+    "ditto": Arm(plain.ditto, _pairs("lam", 0.03, 0.3)),
+    "fedadam+ditto": Arm(plain.fedadam_ditto, _pairs("lam", 0.03, 0.3, server="adam", server_lr=0.03)),
+    "fedper": Arm(plain.fedper, _grid(lr=_LR)),
+    "cfl": Arm(clustered.cfl, _pairs("eps1", 0.4, 0.6, eps2=0.6, after=6)),
+    "ifca-3": Arm(clustered.ifca, _grid(lr=_LR), fixed={"k": 3}),
+    "ifca-5": Arm(clustered.ifca, _grid(lr=_LR), fixed={"k": 5}),
+    "ifca-oracle": Arm(clustered.ifca, _grid(lr=_LR), fixed={"k": "oracle"}),
+    "fedgroup": Arm(clustered.fedgroup, _pairs("k", 3, 5)),
+    "pacfl": Arm(clustered.pacfl, _pairs("quantile", 0.8, 0.93)),
+    "ours: level 1": Arm(families, tuned_as="ours", fixed={**_FULL, "level2": False, "ladder": False}),
+    "ours: level 2": Arm(families, tuned_as="ours", fixed={**_FULL, "level1": False, "ladder": False}),
+    "ours: double": Arm(families, tuned_as="ours", fixed={**_FULL, "ladder": False}),
+    "ours": Arm(families, _OURS, fixed=_FULL),
+    "ours: oracle + ladder": Arm(families, tuned_as="ours", fixed={**_FULL, "oracle": True}),
+}
+"""In the order of the tables. ``ours`` is double clustering with the ladder."""
