@@ -37,6 +37,8 @@ class Plan:
 
     Attributes
     ----------
+    packets
+        The columns planned for.
     at
         Numbers of the packets: the order in which they came.
     place
@@ -59,6 +61,7 @@ class Plan:
         Whether any packet is ``DROPPED``.
     """
 
+    packets: Packets
     at: Index
     place: Index
     time: I64
@@ -115,6 +118,7 @@ class Cutter:
         key_row = row[start]
         n, live = len(at), table.live[key_row]
         plan = Plan(
+            packets=packets,
             at=at,
             place=packets.at[at],
             time=at_time,
@@ -131,6 +135,15 @@ class Cutter:
         plan.does[start[~live]] = OPENS
         _Cut(plan, packets, table, self._idle_us, self._active_us).run()
         return plan
+
+    def plan_without_flow(self, plan: Plan, time: I64, keys: Index) -> None:
+        """Change a plan to what it is if the flows of some keys are gone before their first packets."""
+        plan.live[keys] = False
+        for key in keys:
+            low, high = plan.start[key], plan.start[key + 1] if key + 1 < len(plan.start) else len(plan.at)
+            plan.time[low:high] = time[plan.at[low:high]]
+            plan.forgets = plan.forgets[(plan.forgets < low) | (plan.forgets >= high)]
+        _walk(plan, self._table, keys, self._idle_us, self._active_us)
 
 
 def _by_row(rows: npt.NDArray[np.int32], capacity: int) -> Index:
@@ -182,7 +195,7 @@ class _Cut:
         if lasting.any():
             self._cut_active((lasting & ~walked).nonzero()[0])
         if walked.any():
-            self._walk(walked.nonzero()[0])
+            _walk(plan, self._table, walked.nonzero()[0], self._idle_us, self._active_us)
 
     def _key_of(self, at: Index) -> Index:
         return np.searchsorted(self._plan.start, at, side="right") - 1
@@ -291,41 +304,43 @@ class _Cut:
                 if bound < high:
                     low, first = bound, int(plan.time[bound])
 
-    def _walk(self, keys: Index) -> None:
-        plan, packets, table = self._plan, self._packets, self._table
-        forgets: list[int] = []
-        for key in keys:
-            low, high = int(plan.start[key]), int(self._end[key])
-            at = plan.place[low:high]
-            state = key_state(table, int(plan.row[key]))
-            done = walk(
-                plan.time[low:high].tolist(),
-                packets.flags[at].tolist(),
-                packets.seq[at].tolist(),
-                packets.swapped[at].tolist(),
-                packets.has_tcp[at].tolist(),
-                symmetric=bool(packets.symmetric[at[0]]),
-                state=state,
-                idle_us=self._idle_us,
-                active_us=self._active_us,
-            )
-            plan.time[low:high] = done.time_us
-            plan.does[low:high] = done.does
-            plan.before[low:high] = done.before
-            plan.after[low:high] = done.after
-            plan.dropped |= DROPPED in done.does
-            if done.stored != NO_REASON:
-                plan.stored.append((int(key), done.stored))
-            forgets += [low + i for i, forget in enumerate(done.forgets) if forget]
-        plan.forgets = np.array(forgets, dtype=np.intp)
+
+def _walk(plan: Plan, table: FlowTable, keys: Index, idle_us: int, active_us: int) -> None:
+    """Plan keys packet by packet."""
+    packets = plan.packets
+    forgets: list[int] = []
+    for key in keys:
+        low, high = int(plan.start[key]), int(plan.start[key + 1]) if key + 1 < len(plan.start) else len(plan.at)
+        place = plan.place[low:high]
+        done = walk(
+            plan.time[low:high].tolist(),
+            packets.flags[place].tolist(),
+            packets.seq[place].tolist(),
+            packets.swapped[place].tolist(),
+            packets.has_tcp[place].tolist(),
+            symmetric=bool(packets.symmetric[place[0]]),
+            state=key_state(table, int(plan.row[key]), live=bool(plan.live[key])),
+            idle_us=idle_us,
+            active_us=active_us,
+        )
+        plan.time[low:high] = done.time_us
+        plan.does[low:high] = done.does
+        plan.before[low:high] = done.before
+        plan.after[low:high] = done.after
+        plan.dropped |= DROPPED in done.does
+        if done.stored != NO_REASON:
+            plan.stored.append((int(key), done.stored))
+        forgets += [low + i for i, forget in enumerate(done.forgets) if forget]
+    if forgets:
+        plan.forgets = np.sort(np.concatenate((plan.forgets, np.array(forgets, dtype=np.intp))))
 
 
-def key_state(table: FlowTable, row: int) -> KeyState:
-    """Return what the table knows of a key."""
+def key_state(table: FlowTable, row: int, *, live: bool) -> KeyState:
+    """Return what the table knows of a key; without its flow unless ``live``."""
     flow = table.flows[row]
     bits = int(flow["tcp"])
     return KeyState(
-        live=bool(table.live[row]),
+        live=live,
         first_us=int(flow["first"]),
         last_us=int(table.last[row]),
         has_tcp=bool(bits & st.HAS_TCP),

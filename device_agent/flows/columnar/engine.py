@@ -6,8 +6,8 @@ A batch is taken in pieces of at most ``PIECE`` packets. Of a piece, packets are
 which packets open, cut and end flows. Flows of different keys touch each other at two places only: in a full table an
 opening flow pushes out the oldest one, and the ticks of the packet clock close what is idle. Both take flows from the
 head of one queue, the live flows by their last packet. So a plan holds as it is, unless a flow that would be taken has
-packets in the same range. Then the range is split before that packet, and each half planned on its own. A range of
-one packet always holds.
+packets later in the same range. Then its key is planned anew; where that is not enough, the range is split, and each
+half planned on its own. A range of one packet always holds.
 
 Records are those of the per-packet meter, each handed out by the same call. Within a call, what packets closed comes in
 the order of the packets, then what the clock closed.
@@ -31,7 +31,7 @@ from device_agent.flows.columnar.sequence import DROPPED, NO_REASON, TRAILING_US
 from device_agent.flows.columnar.state import NONE
 from device_agent.flows.columnar.table import KeyTable, hash_words
 from device_agent.flows.meter import AFTER_TCP_END, MeterCounters, MeterSettings
-from device_agent.flows.records import EMPTY, EndReason, FlowBatch, PacketBatch
+from device_agent.flows.records import EndReason, FlowBatch, PacketBatch
 
 I64 = npt.NDArray[np.int64]
 U64 = npt.NDArray[np.uint64]
@@ -97,14 +97,13 @@ class ColumnarMeter:
         self._idle_us = round(settings.idle_s * _SECOND_US)
         self._table = FlowTable(KeyTable(randbits(64) if seed is None else seed, hash_function))
         self._cutter = Cutter(self._table, self._idle_us, round(settings.active_s * _SECOND_US))
-        self._limits = Limits(self._table, settings.max_flows)
+        self._limits = Limits(self._table, self._cutter, settings.max_flows)
         self._openings = Openings()
         self._clock_us = 0
         self._next_tick_us = 0
         self._disorder_until_us = -1
         self._turn = 0
-        self._closed: list[npt.NDArray[np.void]] = []
-        self._reasons: list[npt.NDArray[np.uint8]] = []
+        self._closed: list[tuple[npt.NDArray[np.void], npt.NDArray[np.uint8]]] = []
         self.counters = MeterCounters()
 
     def __len__(self) -> int:
@@ -209,7 +208,7 @@ class ColumnarMeter:
             if limits.exceeded(plan):
                 if len(inner):
                     return int(inner[len(inner) // 2]), ticks
-                evicted, forgotten, conflict = limits.victims(plan, low, high)
+                evicted, forgotten, conflict = limits.victims(plan, work.time, low, high)
                 if conflict is not None:
                     return conflict, ticks
                 self._close(self._table.close(evicted), EndReason.EVICT)
@@ -327,15 +326,11 @@ class ColumnarMeter:
             self._emit(flows, np.full(len(flows), reason, dtype=np.uint8))
 
     def _emit(self, flows: npt.NDArray[np.void], reasons: npt.NDArray[np.uint8]) -> None:
-        self._closed.append(flows)
-        self._reasons.append(reasons)
+        self._closed.append((flows, reasons))
         for reason, n in enumerate(np.bincount(reasons, minlength=len(EndReason)).tolist()):
             self.counters.records[EndReason(reason).name.lower()] += n
 
     def _take(self) -> FlowBatch:
         """Return and forget the records closed so far."""
-        if not self._closed:
-            return EMPTY
-        batch = records(np.concatenate(self._closed), np.concatenate(self._reasons))
-        self._closed, self._reasons = [], []
-        return batch
+        closed, self._closed = self._closed, []
+        return records(closed)

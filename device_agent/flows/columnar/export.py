@@ -16,6 +16,7 @@ I64 = npt.NDArray[np.int64]
 U64 = npt.NDArray[np.uint64]
 
 _SECOND_US = 1_000_000
+_BLOCK = 1_024
 _ID_INPUT = struct.Struct("!HHBIq")
 _ID_DTYPE = np.dtype(
     [
@@ -61,22 +62,32 @@ _STATISTICS = np.array(
 """Places of the statistics: by statistic, by lengths and gaps, by all packets and each direction."""
 
 
-def records(flows: npt.NDArray[np.void], reasons: npt.NDArray[np.uint8]) -> FlowBatch:
-    """Return the records of closed flows.
+def records(closed: list[tuple[npt.NDArray[np.void], npt.NDArray[np.uint8]]]) -> FlowBatch:
+    """Return the records of closed flows, in order.
 
     Parameters
     ----------
-    flows
-        Structured as ``state.FLOW``, keys included.
-    reasons
-        ``EndReason`` of each.
+    closed
+        Flows, structured as ``state.FLOW``, keys included; and the ``EndReason`` of each.
     """
-    if not len(flows):
+    n = sum(len(flows) for flows, _ in closed)
+    if not n:
         return EMPTY
-    return FlowBatch(identity=_identity(flows, reasons), features=_features(flows))
+    identity, features = np.zeros(n, dtype=IDENTITY), np.empty((n, N_FEATURES), dtype=np.float64)
+    at = 0
+    for flows, reasons in closed:
+        # Block by block, so that the columns of a block stay in the cache.
+        for low in range(0, len(flows), _BLOCK):
+            block = flows[low : low + _BLOCK]
+            _identity(identity[at : at + len(block)], block)
+            identity["end_reason"][at : at + len(block)] = reasons[low : low + _BLOCK]
+            features[at : at + len(block)] = _features(block).T
+            at += len(block)
+    return FlowBatch(identity=identity, features=features)
 
 
-def _identity(flows: npt.NDArray[np.void], reasons: npt.NDArray[np.uint8]) -> npt.NDArray[np.void]:
+def _identity(identity: npt.NDArray[np.void], flows: npt.NDArray[np.void]) -> None:
+    """Fill what flows are."""
     n, key_1, swapped = len(flows), flows["key_1"], flows["swapped"]
     both = np.zeros((n, 2, 16), dtype=np.uint8)
     both[:, :, 10:12] = 0xFF
@@ -95,7 +106,6 @@ def _identity(flows: npt.NDArray[np.void], reasons: npt.NDArray[np.uint8]) -> np
     named["proto"] = key_1 & np.uint64(0xFF)
     named["vlan"] = vlan
     named["first"] = flows["first"]
-    identity = np.zeros(n, dtype=IDENTITY)
     identity["flow_id"] = _flow_ids(named)
     identity["ts_start_us"], identity["ts_end_us"] = flows["first"], flows["last"]
     identity["src_ip"], identity["dst_ip"] = both[:, 0], both[:, 1]
@@ -103,9 +113,7 @@ def _identity(flows: npt.NDArray[np.void], reasons: npt.NDArray[np.uint8]) -> np
     identity["src_port"], identity["dst_port"] = ports
     identity["proto"] = named["proto"]
     identity["vlan"] = vlan & np.uint64(0x0FFF)
-    identity["end_reason"] = reasons
     identity["part_index"] = flows["part"]
-    return identity
 
 
 def _flow_ids(named: npt.NDArray[np.void]) -> U64:
@@ -116,7 +124,7 @@ def _flow_ids(named: npt.NDArray[np.void]) -> U64:
 
 
 def _features(flows: npt.NDArray[np.void]) -> F64:
-    """Return the features, shape ``(n, N_FEATURES)``. Rows of three are all packets, forward and backward ones."""
+    """Return the features, shape ``(N_FEATURES, n)``. Rows of three are all packets, forward and backward ones."""
     sums = np.ascontiguousarray(flows["sums"].transpose(2, 1, 0))
     signed = sums.view(np.int64)
     proto = flows["key_1"] & np.uint64(0xFF)
@@ -143,7 +151,7 @@ def _features(flows: npt.NDArray[np.void]) -> F64:
         out[names[0]] = sums[SUM[pair]] & _LOW_HALF
         out[names[1]] = sums[SUM[pair]] >> _HALF
     _statistics(out, flows, pkts, size, spans_us, sums)
-    return np.ascontiguousarray(out.T)
+    return out
 
 
 def _statistics(out: F64, flows: npt.NDArray[np.void], pkts: I64, size: I64, spans_us: I64, sums: U64) -> None:

@@ -3,7 +3,7 @@
 import numpy as np
 import numpy.typing as npt
 
-from device_agent.flows.columnar.cut import Plan
+from device_agent.flows.columnar.cut import Cutter, Plan
 from device_agent.flows.columnar.flows import FlowTable, Rows
 from device_agent.flows.columnar.sequence import OPENS, TRAILING_US
 from device_agent.flows.packets import TCP
@@ -23,12 +23,15 @@ class Limits:
     ----------
     table
         The live flows.
+    cutter
+        What makes the plans.
     max_flows
         Live flows at most, and remembered TCP ends at most.
     """
 
-    def __init__(self, table: FlowTable, max_flows: int) -> None:
+    def __init__(self, table: FlowTable, cutter: Cutter, max_flows: int) -> None:
         self._table = table
+        self._cutter = cutter
         self._max = max_flows
 
     def near(self, n_packets: int) -> bool:
@@ -68,10 +71,20 @@ class Limits:
         at = at[at > plan.at.min()]
         return int(at.min()) if len(at) else None
 
-    def victims(self, plan: Plan, low: int, high: int) -> tuple[Rows, Rows, int | None]:
+    def victims(self, plan: Plan, time: I64, low: int, high: int) -> tuple[Rows, Rows, int | None]:
         """Return which flows a plan pushes out and which TCP ends it makes forgotten.
 
-        The range must not have a tick behind its first packet.
+        A flow that is pushed out before its first packet in the range is planned anew, as a key without a flow.
+
+        Parameters
+        ----------
+        plan
+            Planned for the range, which must not have a tick behind its first packet. It may be changed, also if it
+            turns out not to hold.
+        time
+            Times of all packets, microseconds.
+        low, high
+            The range.
 
         Returns
         -------
@@ -81,64 +94,68 @@ class Limits:
             If the plan does not hold: the packet to split before.
         """
         middle = (low + high) // 2 if high - low > 1 else None
-        if middle is not None and (plan.stored or (plan.after == EndReason.IDLE).any()):
+        evicted = self._evicted(plan, time, middle)
+        forgotten = None if evicted is None else self._forgotten(plan, middle)
+        if evicted is None or forgotten is None:
             return _NO_ROWS, _NO_ROWS, middle
-        ends = plan.after == EndReason.TCP_END
+        return evicted, forgotten, None
+
+    def _evicted(self, plan: Plan, time: I64, middle: int | None) -> Rows | None:
+        """Return the flows pushed out, oldest first; None if that cannot be told for the range as a whole."""
+        pushed = self._pushes(plan)
+        if not len(pushed):
+            return _NO_ROWS
+        table, touched = self._table, np.full(len(self._table.live), -1)
+        keys = plan.live.nonzero()[0]
+        touched[plan.row[keys]] = plan.at[plan.start[keys]]
+        queue = table.oldest(len(pushed) + 2 * len(keys))
+        while middle is None or not (plan.stored or (plan.after == EndReason.IDLE).any()):
+            first_touch = touched[queue]
+            alone = first_touch < 0
+            # A flow of the queue that has packets here is safe if they come before its turn to go.
+            turn = np.cumsum(alone)
+            if not len(queue) or turn[-1] < len(pushed):
+                break
+            in_danger = (~alone & (turn < len(pushed))).nonzero()[0]
+            lost = queue[in_danger[pushed[turn[in_danger]] < first_touch[in_danger]]]
+            if not len(lost):
+                return queue[alone][: len(pushed)]
+            touched[lost] = -1
+            self._cutter.plan_without_flow(plan, time, np.isin(plan.row, lost).nonzero()[0])
+            pushed = self._pushes(plan)
+        return None
+
+    def _pushes(self, plan: Plan) -> Index:
+        """Return the packets, in order, at which the oldest flow has to go."""
         closes = (plan.before == EndReason.IDLE) | (plan.before == EndReason.TCP_END)
-        pushed = self._pushed(self._table.n_live, plan.at[closes], plan.at[plan.does == OPENS], plan.at[ends])
-        forgot = self._pushed(self._table.n_ended, plan.at[plan.forgets], _NO_ROWS, plan.at[ends])
-        evicted, conflict = self._evicted(plan, pushed, middle)
-        if conflict is not None:
-            return _NO_ROWS, _NO_ROWS, conflict
-        forgotten, conflict = self._forgotten(plan, len(forgot), middle)
-        return evicted, forgotten, conflict
+        ends, opens = plan.after == EndReason.TCP_END, plan.does == OPENS
+        # Within a packet an earlier flow is closed first, then one is opened, then it may end.
+        at = np.concatenate((plan.at[closes] * 4, plan.at[opens] * 4 + 1, plan.at[ends] * 4 + 2))
+        change = np.full(len(at), -1)
+        n_closes = int(np.count_nonzero(closes))
+        change[n_closes : n_closes + int(np.count_nonzero(opens))] = 1
+        return _overflows(at, change, self._table.n_live - self._max)
 
-    def _pushed(self, before: int, downs: Index, opens: Index | Rows, ends: Index) -> Index:
-        """Return the packets at which something old has to go.
-
-        Within a packet an earlier flow is closed first, then one is opened, then it may end. Opens (or, without any,
-        ends) are what needs room.
-        """
-        rises_with_ends = not len(opens) and opens is _NO_ROWS
-        at = np.concatenate((downs * 4, opens * 4 + 1, ends * 4 + 2))
-        up = np.concatenate(
-            (np.full(len(downs), -1), np.ones(len(opens), int), np.full(len(ends), 1 if rises_with_ends else -1))
-        )
-        order = np.argsort(at)
-        level = before + np.cumsum(up[order]) - self._max
-        reached = np.maximum.accumulate(np.maximum(level, 0))
-        return at[order[(np.diff(reached, prepend=0)).nonzero()[0]]] // 4
-
-    def _evicted(self, plan: Plan, pushed: Index, middle: int | None) -> tuple[Rows, int | None]:
-        n = len(pushed)
+    def _forgotten(self, plan: Plan, middle: int | None) -> Rows | None:
+        """Return the TCP ends pushed out, oldest first; None if that cannot be told for the range as a whole."""
+        table, ends = self._table, plan.at[plan.after == EndReason.TCP_END]
+        at = np.concatenate((plan.at[plan.forgets] * 4, ends * 4 + 2))
+        change = np.ones(len(at), dtype=np.int64)
+        change[: len(plan.forgets)] = -1
+        n = len(_overflows(at, change, table.n_ended - self._max))
         if not n:
-            return _NO_ROWS, None
-        touched = np.full(len(self._table.live), -1)
-        touched[plan.row[plan.live]] = plan.at[plan.start[plan.live]]
-        queue = self._table.oldest(n + int(np.count_nonzero(plan.live)))
-        first_touch = touched[queue]
-        alone = first_touch < 0
-        # A flow of the queue that has packets here is safe if they come before its turn to go.
-        turn = np.cumsum(alone)
-        in_danger = (~alone & (turn < n)).nonzero()[0]
-        conflicts = first_touch[in_danger][pushed[turn[in_danger]] < first_touch[in_danger]]
-        if len(conflicts):
-            return _NO_ROWS, int(conflicts.min())
-        victims = queue[alone][:n]
-        if len(victims) < n:
-            if middle is None:
-                raise AssertionError("a packet that opens a flow in a full table finds none to push out")
-            return _NO_ROWS, middle
-        return victims, None
-
-    def _forgotten(self, plan: Plan, n: int, middle: int | None) -> tuple[Rows, int | None]:
-        if not n:
-            return _NO_ROWS, None
-        table = self._table
+            return _NO_ROWS
         known = np.zeros(len(table.live), dtype=np.bool_)
         known[plan.row] = table.ended[plan.row] >= 0
-        oldest = table.oldest_ends(n)
         if middle is None:
-            own = known[oldest]
-            return (table.oldest_ends(n + 1)[1:] if own.any() else oldest), None
-        return (_NO_ROWS, middle) if len(oldest) < n or known[oldest].any() else (oldest, None)
+            oldest = table.oldest_ends(n + 1)
+            return oldest[~known[oldest]][:n]
+        oldest = table.oldest_ends(n)
+        return None if len(oldest) < n or known[oldest].any() else oldest
+
+
+def _overflows(at: Index, change: I64, excess: int) -> Index:
+    """Return where a level that begins at ``excess`` and goes up and down by one has to be pushed down to 0."""
+    order = np.argsort(at, kind="stable")
+    reached = np.maximum.accumulate(np.maximum(excess + np.cumsum(change[order]), 0))
+    return at[order[np.diff(reached, prepend=0).nonzero()[0]]] // 4

@@ -6,6 +6,7 @@ runs short, flows are counted one by one in their order.
 """
 
 from collections import OrderedDict
+from operator import itemgetter
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +24,7 @@ _FEW = 16
 """Up to so many openings are counted one by one: grouping costs more."""
 
 _Address = int | bytes
+_first = itemgetter(0)
 
 
 class _Distinct:
@@ -125,25 +127,42 @@ class Openings:
         windows = clock // _WINDOW_US
         six = keys.is_v6[rows]
         out = np.empty((len(rows), 3), dtype=np.int64)
-        fits = len(self._table) + len(rows) <= self._max_initiators and self._values + 2 * len(rows) <= self._max_values
-        if len(rows) > _FEW and fits and not six.any():
-            self._grouped(both, ports, windows, out)
-            return out
-        pairs: list[tuple[_Address, _Address]] = list(
-            zip((both >> _32).tolist(), (both & _LOW_32).tolist(), strict=True)
-        )
+        fits = self._values + 2 * len(rows) <= self._max_values
+        if fits and len(self._table) + len(rows) > self._max_initiators:
+            fits = len(self._table) + len(np.unique(both >> _32)) + int(six.sum()) <= self._max_initiators
+        one_by_one = np.arange(len(rows))
+        grouped: list[tuple[int, _Address]] = []
+        if len(rows) > _FEW and fits:
+            one_by_one = six.nonzero()[0]
+            four = (~six).nonzero()[0]
+            grouped = self._grouped(both[four], ports[four], windows[four], four, out)
+        pairs: dict[int, tuple[_Address, _Address]] = {}
         for i in six.nonzero()[0].tolist():
             address = keys.v6_words[rows[i]].astype(">u8").tobytes()
             pairs[i] = (address[16:], address[:16]) if swapped[i] else (address[:16], address[16:])
-        counts = [
-            self._open(initiator, responder, port, window)
-            for (initiator, responder), port, window in zip(pairs, ports.tolist(), windows.tolist(), strict=True)
-        ]
-        out[:] = counts
+        for i, pair, port, window in zip(
+            one_by_one.tolist(),
+            both[one_by_one].tolist(),
+            ports[one_by_one].tolist(),
+            windows[one_by_one].tolist(),
+            strict=True,
+        ):
+            initiator, responder = pairs.get(i) or (pair >> 32, pair & 0xFFFFFFFF)
+            out[i] = self._open(initiator, responder, port, window)
+            if grouped:
+                grouped.append((i, initiator))
+        # The order in which initiators would be forgotten: by the last flow each one opened.
+        for _, initiator in sorted(grouped, key=_first):
+            self._table.move_to_end(initiator)
         return out
 
-    def _grouped(self, both: npt.NDArray[np.uint64], ports: I64, windows: I64, out: I64) -> None:
-        """Count flows by initiator and window; there is room for all."""
+    def _grouped(
+        self, both: npt.NDArray[np.uint64], ports: I64, windows: I64, at: npt.NDArray[np.intp], out: I64
+    ) -> list[tuple[int, _Address]]:
+        """Count IPv4 flows by initiator and window, into the rows ``at``; there is room for all.
+
+        Returns the last flow of each group with its initiator.
+        """
         initiators = both >> _32
         order = np.argsort(initiators, kind="stable")
         sorted_by, in_window = initiators[order], windows[order]
@@ -152,21 +171,19 @@ class Openings:
         end = np.append(start[1:], len(order))
         peers, ports = (both & _LOW_32)[order], ports[order]
         counts = np.empty((3, len(order)), dtype=np.int64)
-        table = self._table
+        named = sorted_by[start].tolist()
         for low, high, initiator, window in zip(
-            start.tolist(), end.tolist(), sorted_by[start].tolist(), in_window[start].tolist(), strict=True
+            start.tolist(), end.tolist(), named, in_window[start].tolist(), strict=True
         ):
             entry = self._entry(initiator, window)
-            counts[0, low:high] = np.arange(entry.flows + entry.flows_last + 1, entry.flows + entry.flows_last + 1 + high - low)
+            flows = entry.flows + entry.flows_last + 1
+            counts[0, low:high] = np.arange(flows, flows + high - low)
             entry.flows += high - low
             self._values += entry.peers.add_all(peers[low:high].tolist(), counts[1, low:high])
             self._values += self._add_ports(entry.ports, ports[low:high], counts[2, low:high])
         np.minimum(counts[1:], SATURATION, out=counts[1:])
-        out[order] = counts.T
-        # The order in which initiators would be forgotten: by the last flow each one opened.
-        last = order[end - 1]
-        for initiator in sorted_by[start][np.argsort(last)].tolist():
-            table.move_to_end(initiator)
+        out[at[order]] = counts.T
+        return list(zip(at[order[end - 1]].tolist(), named, strict=True))
 
     @staticmethod
     def _add_ports(distinct: _Distinct, ports: I64, out: I64) -> int:
