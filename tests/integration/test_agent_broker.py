@@ -1,6 +1,8 @@
 """A real agent process, a real Mosquitto, a gateway played by hand."""
 
 import json
+import os
+import signal
 import socket
 import subprocess
 import sys
@@ -251,10 +253,13 @@ def test_sigterm_in_the_middle_of_a_training_reaps_the_trainer_within_two_second
     base = hand.publish_release(5)
     long_task = make_task(base).model_copy(update={"local_epochs": 100, "learning_rate": 1e-5})
     seen = len(hand.of(ModelUpdate))
-    hand.say(TASK, long_task, device=DEVICE)
-    wait_for(lambda: agent.log().count("state=training") >= 2)
     children = agent.children()
     assert children
+    # A trainer that stands still is in the middle of its training for certain, and the worst to get rid of.
+    for pid in children:
+        os.kill(pid, signal.SIGSTOP)
+    hand.say(TASK, long_task, device=DEVICE)
+    wait_for(lambda: agent.log().count("state=training") >= 2)
     took_s, code = agent.terminate()
     assert code == 0
     assert took_s < 2.0
