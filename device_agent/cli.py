@@ -72,10 +72,24 @@ def _parser() -> argparse.ArgumentParser:
     config.add_argument("--config", type=Path, required=True, help="agent.toml")
     config.add_argument("--print-config", action="store_true", help="print the settings in effect")
     config.set_defaults(command=_config)
+    _add_enrol(commands)
     return parser
 
 
+def _add_enrol(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    enrol = commands.add_parser("enrol", help="make the device's key and get its certificate, or renew it")
+    enrol.add_argument("--device", required=True, help="device id")
+    enrol.add_argument("--dir", type=Path, required=True, help="where device.key, device.crt and ca.crt live")
+    enrol.add_argument("--gateway", metavar="HOST:PORT", help="enrolment desk; without it the request is printed")
+    enrol.add_argument("--code", help="join code, for the first certificate")
+    enrol.add_argument("--renew-days", type=float, default=90.0, help="renew when fewer days are left (default: 90)")
+    enrol.set_defaults(command=_enrol)
+
+
 def _run(options: argparse.Namespace) -> int:
+    from device_agent.allocator import save_memory
+
+    save_memory()
     from device_agent.config import load_config
     from device_agent.parts import build
     from device_agent.service import Agent
@@ -165,6 +179,30 @@ def _config(options: argparse.Namespace) -> int:
 
     config = load_config(options.config)
     print(render_config(config) if options.print_config else f"{options.config}: fine")
+    return int(ExitCode.OK)
+
+
+def _enrol(options: argparse.Namespace) -> int:
+    from device_agent import identity
+    from device_agent.errors import ConfigError
+
+    if options.gateway is None:
+        print(identity.make_request(options.dir, options.device).decode(), end="")
+        return int(ExitCode.OK)
+    host, _, port = options.gateway.rpartition(":")
+    if not host or not port.isdigit():
+        raise ConfigError(f"--gateway {options.gateway}: write HOST:PORT")
+    desk = identity.Desk(host, int(port))
+    if options.code is not None:
+        ends_s = identity.enrol(options.dir, options.device, desk, options.code)
+    else:
+        left = identity.days_left(options.dir / identity.CERTIFICATE, now_s=time.time())
+        if left > options.renew_days:
+            print(f"{options.device}: the certificate is good for {left:.0f} more days")
+            return int(ExitCode.OK)
+        ends_s = identity.renew(options.dir, options.device, desk)
+    ends = time.strftime("%Y-%m-%d", time.gmtime(ends_s))
+    print(f"{options.device}: certificate in {options.dir}, good until {ends}")
     return int(ExitCode.OK)
 
 

@@ -6,6 +6,7 @@
     ├── ConfigError     a configuration file, key or value is wrong
     ├── StoreError      the state directory cannot be used
     ├── TrustError      a file with a public key is wrong
+    ├── EnrolError      the device cannot get or renew its certificate
     └── ModelError      the model or its engine cannot be used
 """
 
@@ -34,6 +35,12 @@ class StoreError(AgentError):
 
 class TrustError(AgentError):
     """A file that should hold an Ed25519 public key and does not."""
+
+    exit_code = ExitCode.CONFIG
+
+
+class EnrolError(AgentError):
+    """A certificate that cannot be had or renewed."""
 
     exit_code = ExitCode.CONFIG
 

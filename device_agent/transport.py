@@ -6,10 +6,13 @@ on.
 """
 
 import random
+import ssl
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from queue import Empty, Full, Queue
 from typing import Any
 
@@ -28,6 +31,8 @@ _ANSWER_S = 3.0
 _BACKOFF_S = (0.5, 1.5)
 _BACKOFF_MAX_S = 30
 _INBOX = 4_096
+_RECEIVE_MAXIMUM = 16
+_LOOK_AT_FILES_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +127,9 @@ class Transport:
         self._answered = False
         self._opened_s: float | None = None
         self._rebuild = threading.Event()
+        self._tls = _tls_context(link) if link.ca_file else None
+        self._identity = _stamp(link)
+        self._looked_s = time.monotonic()
         self._client = self._build(MQTTProtocolVersion.MQTTv5)
 
     def start(self) -> None:
@@ -130,12 +138,14 @@ class Transport:
         if self._client.protocol == MQTTProtocolVersion.MQTTv5:
             properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
             properties.SessionExpiryInterval = _SESSION_S
+            properties.ReceiveMaximum = _RECEIVE_MAXIMUM
             clean = {"clean_start": False, "properties": properties}
         self._client.connect_async(self._link.host, self._link.port, keepalive=self._link.keepalive_s, **clean)
         self._client.loop_start()
 
     def take(self) -> list[TransportEvent]:
         """Return what came since the last call; steps down to MQTT 3.1.1 if the broker wants that."""
+        self._follow_renewal()
         opened_s = self._opened_s
         silent = opened_s is not None and time.monotonic() - opened_s > _ANSWER_S
         if self._rebuild.is_set() or (silent and self._client.protocol == MQTTProtocolVersion.MQTTv5):
@@ -147,15 +157,24 @@ class Transport:
             except Empty:
                 return events
 
-    def publish(self, topic: str, payload: bytes, *, qos: int = 1, retain: bool = False) -> int | None:
-        """Publish; return a handle that :class:`Delivered` names, ``None`` (counted) if it was refused."""
+    def publish(
+        self, topic: str, payload: bytes, *, qos: int = 1, retain: bool = False, expiry_s: int | None = None
+    ) -> int | None:
+        """Publish; return a handle that :class:`Delivered` names, ``None`` (counted) if it was refused.
+
+        ``expiry_s`` is how long an MQTT 5 broker keeps the message for readers that are away.
+        """
         if len(payload) > MAX_PACKET_BYTES:
             self._count("publish-oversize")
             return None
         if not self.connected:
             self._count("publish-offline")
             return None
-        info = self._client.publish(topic, payload, qos=qos, retain=retain)
+        properties = None
+        if expiry_s is not None and self._client.protocol == MQTTProtocolVersion.MQTTv5:
+            properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
+            properties.MessageExpiryInterval = expiry_s
+        info = self._client.publish(topic, payload, qos=qos, retain=retain, properties=properties)
         if info.rc != MQTTErrorCode.MQTT_ERR_SUCCESS:
             self._count("publish-refused")
             # paho keeps a QoS 1 message and sends it after the reconnect; its handle stays good.
@@ -193,8 +212,8 @@ class Transport:
         )
         if link.username:
             client.username_pw_set(link.username, link.password)
-        if link.ca_file:
-            client.tls_set(ca_certs=link.ca_file, certfile=link.cert_file, keyfile=link.key_file)
+        if self._tls is not None:
+            client.tls_set_context(self._tls)
         client.will_set(link.will_topic, link.will_payload, qos=1, retain=True)
         # Each process doubles its own first pause, so that a rack does not come back all at once.
         first = random.uniform(*_BACKOFF_S)  # noqa: S311
@@ -207,6 +226,20 @@ class Transport:
         client.on_message = self._on_message
         client.on_publish = self._on_publish
         return client
+
+    def _follow_renewal(self) -> None:
+        """Take a renewed certificate for the next connection; the present one, and its session, go on."""
+        now_s = time.monotonic()
+        if self._tls is None or self._link.cert_file is None or now_s - self._looked_s < _LOOK_AT_FILES_S:
+            return
+        self._looked_s = now_s
+        stamp = _stamp(self._link)
+        if stamp and stamp != self._identity:
+            try:
+                self._tls.load_cert_chain(self._link.cert_file, self._link.key_file)
+            except (OSError, ssl.SSLError):
+                self._count("renewed-certificate-unusable")
+            self._identity = stamp
 
     def _speak_3_1_1(self) -> None:
         """Replace the client by one of the older protocol."""
@@ -277,3 +310,20 @@ class Transport:
     def _step_down(self) -> None:
         self._rebuild.set()
         self._wake()
+
+
+def _tls_context(link: Link) -> ssl.SSLContext:
+    context = ssl.create_default_context(cafile=link.ca_file)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    if link.cert_file:
+        context.load_cert_chain(link.cert_file, link.key_file)
+    return context
+
+
+def _stamp(link: Link) -> tuple[int, ...]:
+    """Return what changes when the certificate is replaced; empty if it cannot be read."""
+    with suppress(OSError):
+        if link.cert_file:
+            found = Path(link.cert_file).stat()
+            return (found.st_mtime_ns, found.st_ino, found.st_size)
+    return ()

@@ -51,7 +51,12 @@ def firmware_files() -> dict[str, str]:
 
 
 def render_config(
-    version: MosquittoVersion, *, directory: str = DIRECTORY, port: int = TLS_PORT, plugins: str = _PLUGINS
+    version: MosquittoVersion,
+    *,
+    directory: str = DIRECTORY,
+    port: int = TLS_PORT,
+    address: str = "",
+    plugins: str = _PLUGINS,
 ) -> str:
     """Return a whole configuration: certificates for everyone, the access file, persistence.
 
@@ -62,7 +67,9 @@ def render_config(
     directory
         Holds ``ca.crt``, ``broker.crt``, ``broker.key``, ``crl.pem`` and ``acl``.
     port
-        TCP port of the listener, on all addresses.
+        TCP port of the listener.
+    address
+        Address it binds to; empty: all.
     plugins
         Directory of Mosquitto's plugins (2.1).
     """
@@ -74,17 +81,17 @@ def render_config(
         "persistence_location /var/lib/mosquitto/",
         "",
         SETTINGS,
-        render_listener(directory, port=port),
+        render_listener(directory, port=port, address=address),
     ]
     return "\n".join(parts)
 
 
-def render_listener(directory: str, *, port: int = TLS_PORT) -> str:
+def render_listener(directory: str, *, port: int = TLS_PORT, address: str = "") -> str:
     """Return the listener for devices and gateways: mutual TLS 1.2 or later, identity from the certificate."""
     return f"""\
 # Devices and gateways: the common name of the certificate is user name and client id. Without the second, a device
 # could take over the session of another one, and the messages that wait in it.
-listener {port}
+listener {f"{port} {address}".strip()}
 cafile {directory}/ca.crt
 certfile {directory}/broker.crt
 keyfile {directory}/broker.key

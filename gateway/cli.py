@@ -45,7 +45,41 @@ def _parser() -> argparse.ArgumentParser:
     config = _command(commands, "config", "check the configuration", _config)
     config.add_argument("--print-config", action="store_true", help="print the effective configuration")
     _add_model(commands)
+    _add_wire(commands)
     return parser
+
+
+def _add_wire(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    broker = commands.add_parser("broker-config", help="write Mosquitto's configuration and access file")
+    broker.add_argument("--version", choices=("2.0", "2.1"), default="2.0", help="Mosquitto's (default: 2.0)")
+    broker.add_argument("--out", type=Path, default=Path(), help="directory to write to (default: here)")
+    broker.add_argument("--directory", default="/etc/mosquitto/kinwatch", help="where the broker will find them")
+    broker.add_argument("--port", type=int, default=8883)
+    broker.add_argument("--harness", action="append", default=[], metavar="USER", help="may give run commands")
+    broker.add_argument("--reader", action="append", default=[], metavar="USER", help="may read everything")
+    broker.set_defaults(command=_broker_config)
+    schemas = commands.add_parser("schema", help="print or write the JSON Schemas of the messages")
+    schemas.add_argument("--out", type=Path, help="directory for one file a message")
+    schemas.set_defaults(command=_schema)
+    pki = commands.add_parser("pki", help="certificate authority of the broker")
+    verbs = pki.add_subparsers(required=True, metavar="verb", dest="verb")
+    init = _command(verbs, "init", "make the authority, and certificates for broker and gateway", _pki)
+    init.add_argument("--broker-name", action="append", default=[], metavar="NAME", help="host name or address")
+    issue = _command(verbs, "issue", "sign the request of a device", _pki)
+    issue.add_argument("device")
+    issue.add_argument("--csr", type=Path, required=True)
+    issue.add_argument("--out", type=Path, help="file to write (default: standard output)")
+    issue.add_argument("--days", type=float, default=0.0, help="lifetime (default: 397)")
+    revoke = _command(verbs, "revoke", "put the certificates of a name on the revocation list", _pki)
+    revoke.add_argument("name", help="device id or serial number")
+    _command(verbs, "rotate", "new keys and certificates for broker and gateway", _pki)
+    _reading(_command(verbs, "list", "certificates and their state", _pki))
+    join = _command(commands, "join-code", "let a device join once", _join_code)
+    join.add_argument("device")
+    join.add_argument("--ttl", default="1h", help="how long it is good, such as 30m, 12h, 2d (default: 1h)")
+    desk = _command(commands, "enrol-desk", "hand out certificates for join codes until SIGTERM", _enrol_desk)
+    desk.add_argument("--listen", default="127.0.0.1", metavar="ADDRESS")
+    desk.add_argument("--port", type=int, default=8884)
 
 
 def _add_model(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -156,6 +190,88 @@ def _model(arguments: argparse.Namespace) -> int:
             outcome = commands.verify(arguments.tflite)
     print(outcome.text, file=sys.stdout if outcome.code == ExitCode.OK else sys.stderr)
     return int(outcome.code)
+
+
+def _broker_config(arguments: argparse.Namespace) -> int:
+    from contract.acl import render_acl
+    from gateway.broker_files import render_config
+    from gateway.errors import ConfigError
+
+    files = {
+        "mosquitto.conf": render_config(arguments.version, directory=arguments.directory, port=arguments.port),
+        "acl": render_acl(harnesses=arguments.harness, readers=arguments.reader),
+    }
+    return _write_files(arguments.out, files, ConfigError)
+
+
+def _schema(arguments: argparse.Namespace) -> int:
+    import json
+
+    from contract.document import messages, schema
+    from gateway.errors import ConfigError
+
+    if arguments.out is None:
+        print(json.dumps({m.__name__: schema(m) for m in messages()}, indent=1, sort_keys=True))
+        return int(ExitCode.OK)
+    files = {f"{m.__name__}.json": json.dumps(schema(m), indent=1, sort_keys=True) + "\n" for m in messages()}
+    return _write_files(arguments.out, files, ConfigError)
+
+
+def _write_files(directory: Path, files: dict[str, str], error_type: type[GatewayError]) -> int:
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        for name, text in files.items():
+            (directory / name).write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise error_type(f"{directory}: cannot be written: {error.strerror}") from None
+    print("\n".join(str(directory / name) for name in files))
+    return int(ExitCode.OK)
+
+
+def _pki(arguments: argparse.Namespace) -> int:
+    from gateway import views
+    from gateway.pki import commands
+
+    directory = load(arguments.config).pki.dir
+    match arguments.verb:
+        case "init":
+            print(commands.init(directory, arguments.broker_name))
+        case "issue":
+            print(commands.issue(directory, arguments.device, arguments.csr, arguments.out, arguments.days))
+        case "revoke":
+            print(commands.revoke(directory, arguments.name))
+        case "rotate":
+            print(commands.rotate(directory))
+        case _:
+            entries = commands.listing(directory)
+            views.show({"certificates": entries}, commands.listing_text(entries), as_json=arguments.json)
+    return int(ExitCode.OK)
+
+
+def _join_code(arguments: argparse.Namespace) -> int:
+    from gateway.pki import commands
+
+    print(commands.join_code(load(arguments.config).pki.dir, arguments.device, arguments.ttl))
+    return int(ExitCode.OK)
+
+
+def _enrol_desk(arguments: argparse.Namespace) -> int:
+    import signal
+
+    from gateway.errors import PkiError
+    from gateway.pki.desk import Desk
+    from gateway.pki.register import Register
+
+    log.configure()
+    try:
+        desk = Desk(Register(load(arguments.config).pki.dir), arguments.listen, arguments.port)
+    except OSError as error:
+        raise PkiError(f"{arguments.listen}:{arguments.port}: cannot listen: {error}") from None
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda _number, _frame: desk.stop())
+    log.info("enrol-desk-open", address=arguments.listen, port=desk.port)
+    desk.serve()
+    return int(ExitCode.OK)
 
 
 if __name__ == "__main__":

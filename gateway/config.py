@@ -45,6 +45,8 @@ class BrokerConfig(_Section):
         MQTT client id; the broker keeps the session of this id while the gateway is away.
     username, password_file
         Credentials; the file holds the password on its first line.
+    ca_file, cert_file, key_file
+        TLS: authority of the broker, and the gateway's own certificate and key.
     allow_plaintext
         Talk to a host other than this machine without encryption.
     protocol
@@ -62,6 +64,9 @@ class BrokerConfig(_Section):
     client_id: str = Field(default="kinwatch-gateway", min_length=1, max_length=64)
     username: str | None = None
     password_file: Path | None = None
+    ca_file: Path | None = None
+    cert_file: Path | None = None
+    key_file: Path | None = None
     allow_plaintext: bool = False
     protocol: Literal["auto", "5", "3.1.1"] = "auto"
     keepalive_s: int = Field(default=60, ge=5, le=3_600)
@@ -70,10 +75,12 @@ class BrokerConfig(_Section):
 
     @model_validator(mode="after")
     def _no_plaintext_over_a_network(self) -> "BrokerConfig":
-        if not (self.allow_plaintext or is_loopback(self.host)):
+        if (self.cert_file is None) != (self.key_file is None):
+            raise ValueError("cert_file and key_file belong together")
+        if not (self.ca_file or self.allow_plaintext or is_loopback(self.host)):
             raise ValueError(
                 f"host {self.host!r} is not this machine and the connection is not encrypted; "
-                "set allow_plaintext = true to accept that"
+                "set ca_file, or set allow_plaintext = true to accept that"
             )
         return self
 
@@ -88,6 +95,35 @@ class SigningConfig(_Section):
     """Where the release keys live: made at the first start, readable by the gateway alone."""
 
     dir: Path
+
+
+class PkiConfig(_Section):
+    """Where the certificate authority lives, if this gateway has one."""
+
+    dir: Path = Path("pki")
+
+
+class ScreeningConfig(_Section):
+    """How much one device may say, and what happens to one that talks nonsense.
+
+    Attributes
+    ----------
+    messages_per_s, burst_messages
+        Rate at which messages of one device are taken in the long run, and how many at once.
+    bytes_per_s, burst_bytes
+        The same for bytes; a round's update must fit into the burst.
+    strikes
+        Refused messages within a minute after which a device is quarantined.
+    quarantine_s
+        How long nothing of a quarantined device is looked at; doubled each time, up to a day.
+    """
+
+    messages_per_s: Positive = 50.0
+    burst_messages: int = Field(default=500, ge=1)
+    bytes_per_s: Positive = 2_097_152.0
+    burst_bytes: int = Field(default=67_108_864, ge=65_536)
+    strikes: int = Field(default=20, ge=1)
+    quarantine_s: float = Field(default=300.0, gt=0.0, le=86_400.0)
 
 
 class DevicesConfig(_Section):
@@ -206,6 +242,8 @@ class GatewayConfig(_Section):
     broker: BrokerConfig = BrokerConfig()
     store: StoreConfig
     signing: SigningConfig
+    pki: PkiConfig = PkiConfig()
+    screening: ScreeningConfig = ScreeningConfig()
     devices: DevicesConfig = DevicesConfig()
     rounds: RoundsConfig = RoundsConfig()
     aggregation: AggregationConfig = AggregationConfig()
@@ -286,14 +324,15 @@ def _known_keys(parents: list[str]) -> list[str]:
 
 
 def _with_absolute_paths(config: GatewayConfig, base: Path) -> GatewayConfig:
-    broker = config.broker
-    if broker.password_file is not None:
-        broker = broker.model_copy(update={"password_file": base / broker.password_file})
+    names = ("password_file", "ca_file", "cert_file", "key_file")
+    files = {name: base / path for name in names if (path := getattr(config.broker, name)) is not None}
+    broker = config.broker.model_copy(update=files)
     return config.model_copy(
         update={
             "broker": broker,
             "store": StoreConfig(dir=base / config.store.dir),
             "signing": SigningConfig(dir=base / config.signing.dir),
+            "pki": PkiConfig(dir=base / config.pki.dir),
         }
     )
 

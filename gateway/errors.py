@@ -6,6 +6,7 @@
     ├── ConfigError       a configuration file or value is wrong (CONFIG)
     ├── StoreError        the state directory cannot be read or written (STORE)
     ├── SigningError      a key file is missing, damaged or readable by others (MODEL)
+    ├── PkiError         the certificate authority cannot do what was asked for (CONFIG)
     └── ModelSpecError    the store's models have another spec than this program (SCHEMA_MISMATCH)
 
 What a peer does wrong is never raised: it is a refusal with a reason that is counted.
@@ -36,6 +37,12 @@ class SigningError(GatewayError):
     """A key file is missing, damaged or readable by others."""
 
     exit_code = ExitCode.MODEL
+
+
+class PkiError(GatewayError):
+    """The certificate authority cannot do what was asked for; the message says why."""
+
+    exit_code = ExitCode.CONFIG
 
 
 class ModelSpecError(GatewayError):

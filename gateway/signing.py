@@ -1,4 +1,4 @@
-"""Release keys: Ed25519 pairs made at the first start. The only owner of the cryptography library here.
+"""Release keys: Ed25519 pairs made at the first start.
 
 Two pairs exist from the start, ``release-1`` in use and ``release-2`` spare, so that devices that trust both need no
 visit when the first must be replaced. ``<name>.key`` holds the private key (PEM, mode 0600), ``<name>.pub`` the raw

@@ -6,6 +6,7 @@ publishes all retained state anew, and devices repeat what they have no receipt 
 """
 
 import contextlib
+import ssl
 import time
 from dataclasses import dataclass
 from queue import Full, Queue
@@ -21,6 +22,7 @@ from contract.codec import encode
 from contract.messages import GatewayState, Message
 from contract.topics import ACTIVE, BIRTH, GATEWAY_STATE, REPORT, SIGNATURE, STATUS, TELEMETRY, UPDATE
 from gateway.config import BrokerConfig
+from gateway.errors import ConfigError
 
 SUBSCRIPTIONS = (BIRTH, STATUS, SIGNATURE, TELEMETRY, UPDATE, ACTIVE, REPORT)
 _PACKET_OVERHEAD_BYTES = 64
@@ -28,6 +30,8 @@ _LONGEST_RETRY_S = 15
 _INFLIGHT = 100
 _LONGEST_END_S = 1.2
 _LONGEST_GREETING_S = 3.0
+_RECEIVE_MAXIMUM = 64
+_LOOK_AT_FILES_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +85,9 @@ class Transport:
         self._opened_at: float | None = None
         self._protocol = mqtt.MQTTv311 if broker.protocol == "3.1.1" else mqtt.MQTTv5
         self._downgrade = False
+        self._tls = _tls_context(broker) if broker.ca_file else None
+        self._certificate_at = _changed_at(broker)
+        self._looked_at = time.monotonic()
         self._client = self._make_client()
         self.dropped = 0
 
@@ -92,6 +99,8 @@ class Transport:
             properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
             properties.SessionExpiryInterval = self._broker.session_expiry_s
             properties.MaximumPacketSize = self._broker.max_packet_bytes
+            # What is not stored yet waits at the broker, not in this process.
+            properties.ReceiveMaximum = _RECEIVE_MAXIMUM
             clean = False
         self._client.connect_async(
             self._broker.host, self._broker.port, self._broker.keepalive_s, clean_start=clean, properties=properties
@@ -100,6 +109,7 @@ class Transport:
 
     def tick(self) -> None:
         """Change to MQTT 3.1.1 if the broker turned MQTT 5 away, or left the greeting without an answer."""
+        self._follow_renewal()
         opened = self._opened_at
         if opened is not None and time.monotonic() - opened > _LONGEST_GREETING_S:
             self._opened_at = None
@@ -116,8 +126,10 @@ class Transport:
         """Whether messages would go out now."""
         return self._client.is_connected()
 
-    def publish(self, topic: str, payload: bytes, *, qos: int, retain: bool) -> str | None:
+    def publish(self, topic: str, payload: bytes, *, qos: int, retain: bool, expiry_s: int | None = None) -> str | None:
         """Publish, and return why not if it does not go out.
+
+        ``expiry_s`` is how long an MQTT 5 broker keeps the message for readers that are away.
 
         Returns
         -------
@@ -129,7 +141,11 @@ class Transport:
             return "oversize"
         if not self.connected:
             return "offline"
-        self._client.publish(topic, payload, qos=qos, retain=retain)
+        properties = None
+        if expiry_s is not None and self._protocol == mqtt.MQTTv5:
+            properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
+            properties.MessageExpiryInterval = expiry_s
+        self._client.publish(topic, payload, qos=qos, retain=retain, properties=properties)
         return None
 
     def acknowledge(self, token: tuple[int, int, int]) -> None:
@@ -146,6 +162,19 @@ class Transport:
             with contextlib.suppress(RuntimeError, ValueError):
                 info.wait_for_publish(timeout_s)
         self._end_client()
+
+    def _follow_renewal(self) -> None:
+        """Take a renewed certificate for the next connection; the present one, and its session, go on."""
+        now = time.monotonic()
+        broker = self._broker
+        if self._tls is None or broker.cert_file is None or now - self._looked_at < _LOOK_AT_FILES_S:
+            return
+        self._looked_at = now
+        changed_at = _changed_at(broker)
+        if changed_at and changed_at != self._certificate_at:
+            self._certificate_at = changed_at
+            with contextlib.suppress(OSError, ssl.SSLError):
+                self._tls.load_cert_chain(broker.cert_file, broker.key_file)
 
     def _end_client(self) -> None:
         self._connection += 1
@@ -166,6 +195,8 @@ class Transport:
         )
         if self._broker.username is not None:
             client.username_pw_set(self._broker.username, self._password)
+        if self._tls is not None:
+            client.tls_set_context(self._tls)
         offline: Message = self._state.model_copy(update={"online": False})
         client.will_set(GATEWAY_STATE.of(), encode(offline), qos=1, retain=True)
         client.reconnect_delay_set(1, _LONGEST_RETRY_S)
@@ -228,3 +259,22 @@ class Transport:
             self._queue.put_nowait(event)
         except Full:
             self.dropped += 1
+
+
+def _tls_context(broker: BrokerConfig) -> ssl.SSLContext:
+    try:
+        context = ssl.create_default_context(cafile=broker.ca_file)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        if broker.cert_file is not None:
+            context.load_cert_chain(broker.cert_file, broker.key_file)
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigError(f"broker.ca_file, cert_file, key_file: cannot be used: {error}") from None
+    return context
+
+
+def _changed_at(broker: BrokerConfig) -> int:
+    """Return when the certificate was replaced, 0 if there is none."""
+    with contextlib.suppress(OSError):
+        if broker.cert_file is not None:
+            return broker.cert_file.stat().st_mtime_ns
+    return 0

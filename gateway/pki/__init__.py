@@ -1,0 +1,1 @@
+"""The gateway's certificate authority: who may speak to the broker, and under which name."""
