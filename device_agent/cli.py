@@ -23,6 +23,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # One thread for mathematics: the packet path and the trainer share the cores.
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ.setdefault(name, "1")
+    # Looking for plug-ins of pydantic reads the metadata of every package installed.
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     try:
         code: int = options.command(options)
     except AgentError as error:

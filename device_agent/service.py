@@ -14,6 +14,7 @@ from contextlib import suppress
 from contract.exit_codes import ExitCode
 from contract.taxonomy import BENIGN_INDEX
 from contract.topics import STATUS, TELEMETRY
+from device_agent.allocator import give_back
 from device_agent.errors import AgentError
 from device_agent.events import (
     Connected,
@@ -37,6 +38,7 @@ log = logging.getLogger("kinwatch.agent")
 _READ_S = 0.1
 _TICK_S = 0.5
 _SAVE_S = 1.0
+_GIVE_BACK_S = 30.0
 _REOPEN_S = 5.0
 _MARKS_GRACE_S = 15.0
 """Marks are retained and come with the connection; without them the capture goes on unlabelled after this time."""
@@ -186,7 +188,8 @@ class Agent:
                 log.warning("event=training-failed reason=%s detail=%r", outcome.reason, outcome.detail)
                 self._events.append(TrainingFailed(outcome.job_id, f"training-{outcome.reason}"))
             case None:
-                pass
+                return
+        give_back()
 
     def _tick(self, now_s: float) -> None:
         parts = self.parts
@@ -194,6 +197,8 @@ class Agent:
         parts.learner.rest(now_s)
         if self._due("save", _SAVE_S, now_s):
             self._save()
+        if self._due("give-back", _GIVE_BACK_S, now_s):
+            give_back()
         trouble = parts.memory.trouble
         if parts.capture.state in ("failed", "starting"):
             trouble = "the capture failed; the log says why"

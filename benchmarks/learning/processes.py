@@ -21,15 +21,15 @@ _MOSQUITTO = shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/s
 
 @dataclass
 class Peak:
-    """Largest values seen, bytes."""
+    """Largest values seen, and the last ones, in bytes."""
 
     rss: int = 0
-    pss: int = 0
     anonymous: int = 0
+    last_rss: int = 0
 
     def take(self, sample: dict[str, int]) -> None:
-        self.rss = max(self.rss, sample.get("Rss", 0))
-        self.pss = max(self.pss, sample.get("Pss", 0))
+        self.last_rss = sample.get("Rss", self.last_rss)
+        self.rss = max(self.rss, self.last_rss)
         self.anonymous = max(self.anonymous, sample.get("Anonymous", 0))
 
 
@@ -58,6 +58,7 @@ class AgentMemory:
             "agent_started_rss_mb": mb(self.started.rss),
             "agent_training_rss_mb": mb(self.training.rss),
             "agent_detecting_rss_mb": mb(self.detecting.rss),
+            "agent_resting_rss_mb": mb(self.detecting.last_rss),
             "agent_detecting_anonymous_mb": mb(self.detecting.anonymous),
             "agent_high_water_mb": mb(self.high_water),
             "trainer_rss_mb": mb(self.trainer.rss),

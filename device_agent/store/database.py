@@ -120,8 +120,8 @@ class Database:
         try:
             connection.execute("PRAGMA journal_mode=WAL")
             connection.execute(f"PRAGMA synchronous={self._synchronous}")
-            # 1 MiB of pages is plenty for these tables; the default of 2 MiB is per connection.
-            connection.execute("PRAGMA cache_size=-1024")
+            # A quarter of a MiB of pages is plenty for these tables; the default of 2 MiB is per connection.
+            connection.execute("PRAGMA cache_size=-256")
             verdict = connection.execute("PRAGMA quick_check(1)").fetchone()
             if verdict != ("ok",):
                 raise sqlite3.DatabaseError(f"quick check: {verdict}")
