@@ -3,11 +3,13 @@
 from typing import Literal, Protocol
 
 from device_agent.flows.columnar.engine import ColumnarMeter, supports
+from device_agent.flows.fast.engine import FastMeter
+from device_agent.flows.fast.library import load
 from device_agent.flows.meter import FlowMeter, MeterCounters, MeterSettings
 from device_agent.flows.records import FlowBatch, PacketBatch
 
-Engine = Literal["auto", "columnar", "packet"]
-"""``columnar``: array operations, best for batches; ``packet``: plain Python, best for a few packets at a time."""
+Engine = Literal["auto", "fast", "columnar", "packet"]
+"""``fast``: compiled, if it is there; ``columnar``: array operations; ``packet``: plain Python, one by one."""
 
 
 class Meter(Protocol):
@@ -42,7 +44,8 @@ def make_meter(settings: MeterSettings | None = None, prefer: Engine = "auto") -
     settings
         Timeouts and bounds; the defaults if None.
     prefer
-        ``auto`` takes the columnar meter, and the per-packet one for timeouts of hours, which the columnar one refuses.
+        ``auto`` takes the compiled meter if there is one for this machine, else the columnar one; and the per-packet
+        meter for timeouts of hours, which the others refuse.
 
     Raises
     ------
@@ -52,6 +55,8 @@ def make_meter(settings: MeterSettings | None = None, prefer: Engine = "auto") -
     settings = settings or MeterSettings()
     if prefer == "packet" or (prefer == "auto" and not supports(settings)):
         return FlowMeter(settings)
+    if prefer == "fast" or (prefer == "auto" and load() is not None):
+        return FastMeter(settings)
     if prefer in ("auto", "columnar"):
         return ColumnarMeter(settings)
-    raise ValueError(f"no meter engine {prefer!r}; there are auto, columnar and packet")
+    raise ValueError(f"no meter engine {prefer!r}; there are auto, fast, columnar and packet")

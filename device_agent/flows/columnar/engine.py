@@ -28,7 +28,7 @@ from device_agent.flows.columnar.limits import Limits
 from device_agent.flows.columnar.openings import Openings
 from device_agent.flows.columnar.parse import Packets, parse_batch
 from device_agent.flows.columnar.sequence import DROPPED, NO_REASON, TRAILING_US
-from device_agent.flows.columnar.state import NONE
+from device_agent.flows.columnar.state import KEY, NONE
 from device_agent.flows.columnar.table import KeyTable, hash_words
 from device_agent.flows.meter import AFTER_TCP_END, MeterCounters, MeterSettings
 from device_agent.flows.records import EndReason, FlowBatch, PacketBatch
@@ -249,8 +249,10 @@ class ColumnarMeter:
         if len(opened) < len(first):
             counts[:] = self._table.flows["opened"][parts.row[first]]
         if len(opened):
-            rows, swapped = parts.row[first[opened]], flows["swapped"][first[opened]]
-            counts[opened] = self._openings.note(self._table.keys, rows, swapped, work.clock[at[opened]])
+            keys = np.empty(len(opened), dtype=KEY)
+            self._table.label(keys, parts.row[first[opened]])
+            swapped = flows["swapped"][first[opened]]
+            counts[opened] = self._openings.note(keys, swapped, work.clock[at[opened]])
             self.counters.flows += len(opened)
             self.counters.initiators_evicted = self._openings.evicted
         flows["opened"] = counts[parts.flow]

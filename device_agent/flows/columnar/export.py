@@ -1,6 +1,6 @@
 """Closed flows to records: identities, and features by the formulas of the per-packet meter."""
 
-import struct
+from collections.abc import Callable
 from hashlib import blake2b
 
 import numpy as np
@@ -17,7 +17,6 @@ U64 = npt.NDArray[np.uint64]
 
 _SECOND_US = 1_000_000
 _BLOCK = 1_024
-_ID_INPUT = struct.Struct("!HHBIq")
 _ID_DTYPE = np.dtype(
     [
         ("src", "V16"),
@@ -62,13 +61,24 @@ _STATISTICS = np.array(
 """Places of the statistics: by statistic, by lengths and gaps, by all packets and each direction."""
 
 
-def records(closed: list[tuple[npt.NDArray[np.void], npt.NDArray[np.uint8]]]) -> FlowBatch:
+def flow_ids(packed: bytes, size: int) -> U64:
+    """Return the ids of flows from what they are made of, ``size`` bytes each."""
+    digests = [blake2b(packed[at : at + size], digest_size=8).digest() for at in range(0, len(packed), size)]
+    return np.frombuffer(b"".join(digests), dtype=">u8") >> np.uint64(1)
+
+
+def records(
+    closed: list[tuple[npt.NDArray[np.void], npt.NDArray[np.uint8]]],
+    ids: Callable[[bytes, int], U64] = flow_ids,
+) -> FlowBatch:
     """Return the records of closed flows, in order.
 
     Parameters
     ----------
     closed
         Flows, structured as ``state.FLOW``, keys included; and the ``EndReason`` of each.
+    ids
+        Another way to compute the same ids.
     """
     n = sum(len(flows) for flows, _ in closed)
     if not n:
@@ -79,14 +89,16 @@ def records(closed: list[tuple[npt.NDArray[np.void], npt.NDArray[np.uint8]]]) ->
         # Block by block, so that the columns of a block stay in the cache.
         for low in range(0, len(flows), _BLOCK):
             block = flows[low : low + _BLOCK]
-            _identity(identity[at : at + len(block)], block)
+            _identity(identity[at : at + len(block)], block, ids)
             identity["end_reason"][at : at + len(block)] = reasons[low : low + _BLOCK]
             features[at : at + len(block)] = _features(block).T
             at += len(block)
     return FlowBatch(identity=identity, features=features)
 
 
-def _identity(identity: npt.NDArray[np.void], flows: npt.NDArray[np.void]) -> None:
+def _identity(
+    identity: npt.NDArray[np.void], flows: npt.NDArray[np.void], ids: Callable[[bytes, int], U64]
+) -> None:
     """Fill what flows are."""
     n, key_1, swapped = len(flows), flows["key_1"], flows["swapped"]
     both = np.zeros((n, 2, 16), dtype=np.uint8)
@@ -106,7 +118,7 @@ def _identity(identity: npt.NDArray[np.void], flows: npt.NDArray[np.void]) -> No
     named["proto"] = key_1 & np.uint64(0xFF)
     named["vlan"] = vlan
     named["first"] = flows["first"]
-    identity["flow_id"] = _flow_ids(named)
+    identity["flow_id"] = ids(named.tobytes(), _ID_DTYPE.itemsize)
     identity["ts_start_us"], identity["ts_end_us"] = flows["first"], flows["last"]
     identity["src_ip"], identity["dst_ip"] = both[:, 0], both[:, 1]
     identity["ip_version"] = np.where(is_v6, 6, 4)
@@ -114,13 +126,6 @@ def _identity(identity: npt.NDArray[np.void], flows: npt.NDArray[np.void]) -> No
     identity["proto"] = named["proto"]
     identity["vlan"] = vlan & np.uint64(0x0FFF)
     identity["part_index"] = flows["part"]
-
-
-def _flow_ids(named: npt.NDArray[np.void]) -> U64:
-    """Return the ids of flows from what they are made of, packed."""
-    packed, size = named.tobytes(), _ID_DTYPE.itemsize
-    digests = [blake2b(packed[at : at + size], digest_size=8).digest() for at in range(0, len(packed), size)]
-    return np.frombuffer(b"".join(digests), dtype=">u8").astype(np.uint64) >> np.uint64(1)
 
 
 def _features(flows: npt.NDArray[np.void]) -> F64:

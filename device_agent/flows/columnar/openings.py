@@ -12,7 +12,6 @@ import numpy as np
 import numpy.typing as npt
 
 from contract.features import WINDOW_S
-from device_agent.flows.columnar.table import KeyTable
 from device_agent.flows.windows import MAX_INITIATORS, MAX_VALUES, SATURATION
 
 I64 = npt.NDArray[np.int64]
@@ -102,15 +101,13 @@ class Openings:
         self._table.clear()
         self._values = 0
 
-    def note(self, keys: KeyTable, rows: npt.NDArray[np.int32], swapped: Bool, clock: I64) -> I64:
+    def note(self, keys: npt.NDArray[np.void], swapped: Bool, clock: I64) -> I64:
         """Note flows in the order in which they were opened.
 
         Parameters
         ----------
         keys
-            The table with their keys.
-        rows
-            Rows of their keys.
+            Structured: their keys, ``key_0``, ``key_1``, ``is_v6`` and ``v6_words`` as in ``state.FLOW``.
         swapped
             Whether the initiator is the second endpoint of the key.
         clock
@@ -121,24 +118,24 @@ class Openings:
         int64 array, shape (n, 3)
             Flows, peers and ports of each initiator, the flow itself included.
         """
-        both, key_1 = keys.key_0[rows], keys.key_1[rows]
+        both, key_1 = keys["key_0"], keys["key_1"]
         both = np.where(swapped, both << _32 | both >> _32, both)
         ports = np.where(swapped, key_1 >> np.uint64(48), key_1 >> _32 & _LOW_16).astype(np.int64)
         windows = clock // _WINDOW_US
-        six = keys.is_v6[rows]
-        out = np.empty((len(rows), 3), dtype=np.int64)
-        fits = self._values + 2 * len(rows) <= self._max_values
-        if fits and len(self._table) + len(rows) > self._max_initiators:
+        six = keys["is_v6"]
+        out = np.empty((len(keys), 3), dtype=np.int64)
+        fits = self._values + 2 * len(keys) <= self._max_values
+        if fits and len(self._table) + len(keys) > self._max_initiators:
             fits = len(self._table) + len(np.unique(both >> _32)) + int(six.sum()) <= self._max_initiators
-        one_by_one = np.arange(len(rows))
+        one_by_one = np.arange(len(keys))
         grouped: list[tuple[int, _Address]] = []
-        if len(rows) > _FEW and fits:
+        if len(keys) > _FEW and fits:
             one_by_one = six.nonzero()[0]
             four = (~six).nonzero()[0]
             grouped = self._grouped(both[four], ports[four], windows[four], four, out)
         pairs: dict[int, tuple[_Address, _Address]] = {}
         for i in six.nonzero()[0].tolist():
-            address = keys.v6_words[rows[i]].astype(">u8").tobytes()
+            address = keys["v6_words"][i].astype(">u8").tobytes()
             pairs[i] = (address[16:], address[:16]) if swapped[i] else (address[:16], address[16:])
         for i, pair, port, window in zip(
             one_by_one.tolist(),

@@ -41,12 +41,13 @@ CLOSED_FORWARD = 0x20
 HAS_TCP = 0x40
 """The flow began with a TCP header."""
 
+_KEY = [("key_0", "u8"), ("key_1", "u8"), ("v6_words", "u8", (4,)), ("is_v6", "?")]
+KEY = np.dtype(_KEY)  # type: ignore[arg-type]
+"""A flow key, as in ``parse.Packets``."""
+
 FLOW = np.dtype(
     [
-        ("key_0", "u8"),
-        ("key_1", "u8"),
-        ("v6_words", "u8", (4,)),
-        ("is_v6", "?"),
+        *_KEY,
         ("swapped", "?"),
         ("tcp", "u1"),
         ("part", "u2"),
@@ -63,11 +64,12 @@ FLOW = np.dtype(
         ("sums", "u8", (2, len(SUMS))),
         ("least", "i8", (2, len(EXTREMES))),
         ("greatest", "i8", (2, len(EXTREMES))),
-    ]
+    ],  # type: ignore[arg-type]
+    align=True,
 )
 """A flow, or one part of it. Direction 0 is forward. ``swapped`` packets of the key are the forward ones if
 ``swapped`` is set. ``window`` is the first window field of each direction, -1 before it; ``isn`` the sequence number
-of the last forward SYN, -1 before it. Times and gaps are microseconds."""
+of the last forward SYN, -1 before it. Times and gaps are microseconds. The layout is also that of ``flow_t`` in ``flows/fast/meter.c``."""
 
 
 def blank(n: int) -> npt.NDArray[np.void]:

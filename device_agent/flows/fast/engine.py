@@ -1,0 +1,173 @@
+"""``FastMeter``: the flow meter in C behind the interface of the others.
+
+Packets, flows and timeouts are C (``meter.c``). The windows of initiators and the records are made here, by the same
+code as for the columnar meter.
+"""
+
+import ctypes
+from secrets import randbits
+
+import numpy as np
+import numpy.typing as npt
+
+from device_agent.flows.columnar.engine import supports
+from device_agent.flows.columnar.export import records
+from device_agent.flows.columnar.openings import Openings
+from device_agent.flows.columnar.state import FLOW
+from device_agent.flows.fast.library import load
+from device_agent.flows.meter import IGNORE_REASONS, MeterCounters, MeterSettings
+from device_agent.flows.records import EndReason, FlowBatch, PacketBatch
+
+_SECOND_US = 1_000_000
+_EXPIRE_GRACE_US = _SECOND_US
+_LATEST_US = 1 << 62
+_MAX_OUT = 4_096
+_MAX_OPENS = 8_192
+_DONE, _STEPPED = 0, 2
+
+_OPEN = np.dtype(
+    [
+        ("key_0", "u8"),
+        ("key_1", "u8"),
+        ("v6_words", "u8", (4,)),
+        ("clock", "i8"),
+        ("slot", "i4"),
+        ("is_v6", "?"),
+        ("swapped", "?"),
+    ],
+    align=True,
+)
+
+
+class FastMeter:
+    """Flow meter with bounded memory; same rules, interface and records as ``FlowMeter``.
+
+    Parameters
+    ----------
+    settings
+        Timeouts and bounds.
+    seed
+        Secret of the hash, below 2**64; ``None`` draws one.
+
+    Attributes
+    ----------
+    counters
+        Running totals; read them, do not change them.
+
+    Raises
+    ------
+    ValueError
+        If there is no library for this machine, or the timeouts are too long (see ``supports``).
+    MemoryError
+        If there is no memory for the table.
+    """
+
+    def __init__(self, settings: MeterSettings | None = None, *, seed: int | None = None) -> None:
+        self._meter: int | None = None
+        settings = settings or MeterSettings()
+        library = load()
+        if library is None or library.kw_open_bytes() != _OPEN.itemsize:
+            raise ValueError("no compiled meter for this machine; run scripts/build-fast or install the extra 'fast'")
+        if not supports(settings):
+            raise ValueError(f"timeouts too long for the compiled meter, use FlowMeter: {settings}")
+        self._library = library
+        seed = randbits(64) if seed is None else seed
+        idle_us, active_us = round(settings.idle_s * _SECOND_US), round(settings.active_s * _SECOND_US)
+        self._meter = library.kw_new(idle_us, active_us, settings.max_flows, seed, _MAX_OUT, _MAX_OPENS)
+        if not self._meter:
+            raise MemoryError(f"no memory for a table of {settings.max_flows} flows")
+        self._out = self._view(library.kw_out, _MAX_OUT + 4, FLOW)
+        self._serials = self._view(library.kw_out_serial, _MAX_OUT + 4, np.dtype("u8"))
+        self._reasons = self._view(library.kw_out_reason, _MAX_OUT + 4, np.dtype("u1"))
+        self._opens = self._view(library.kw_opens, _MAX_OPENS, _OPEN)
+        self._openings = Openings()
+        self._closed: list[tuple[npt.NDArray[np.void], npt.NDArray[np.uint8]]] = []
+        self._totals = np.zeros(3 + len(IGNORE_REASONS) + len(EndReason), dtype=np.int64)
+        self.counters = MeterCounters()
+
+    def __del__(self) -> None:
+        if self._meter:
+            self._library.kw_free(self._meter)
+            self._meter = None
+
+    def __len__(self) -> int:
+        """Return the number of live flows."""
+        return int(self._library.kw_live(self._meter))
+
+    def feed(self, batch: PacketBatch) -> FlowBatch:
+        """Meter a batch and return the records that were closed by it.
+
+        Packets are taken in the order given; nothing in their bytes raises.
+        """
+        data = np.ascontiguousarray(batch.data)
+        offsets = np.ascontiguousarray(batch.offsets, dtype=np.int64)
+        times = np.ascontiguousarray(batch.ts_us, dtype=np.int64)
+        wire = np.ascontiguousarray(batch.wire_len, dtype=np.int32)
+        columns = [column.ctypes.data for column in (data, offsets, times, wire)]
+        at, n, why = 0, len(batch), ctypes.c_int32(_DONE)
+        while at < n:
+            at = self._library.kw_feed(self._meter, *columns, batch.link_type, at, n, ctypes.byref(why))
+            self._drain()
+            if why.value == _STEPPED:
+                self._openings.clear()
+        self.counters.packets += n
+        return self._take()
+
+    def expire(self, now_us: int) -> FlowBatch:
+        """Close flows that are idle at ``now_us``, as ``FlowMeter.expire``."""
+        time_us = min(now_us - _EXPIRE_GRACE_US, _LATEST_US)
+        while self._library.kw_expire(self._meter, time_us) != _DONE:
+            self._drain()
+        self._drain()
+        return self._take()
+
+    def flush(self) -> FlowBatch:
+        """Close all flows, the one without packets for longest first."""
+        while self._library.kw_flush(self._meter) != _DONE:
+            self._drain()
+        self._drain()
+        return self._take()
+
+    def _view(self, address_of: "ctypes._NamedFuncPointer", n: int, dtype: np.dtype[np.generic]) -> npt.NDArray[np.void]:
+        """Return an array over memory of the library."""
+        memory = (ctypes.c_uint8 * (n * dtype.itemsize)).from_address(address_of(self._meter))
+        return np.frombuffer(memory, dtype=dtype)
+
+    def _drain(self) -> None:
+        """Take what was opened and closed since the last time."""
+        library, meter = self._library, self._meter
+        n_opens = library.kw_n_opens(meter)
+        first = library.kw_next_serial(meter) - n_opens
+        counts = np.zeros((n_opens, 3), dtype=np.uint32)
+        if n_opens:
+            opens = self._opens[:n_opens]
+            counts[:] = self._openings.note(opens, opens["swapped"], opens["clock"])
+            self.counters.initiators_evicted = self._openings.evicted
+            library.kw_set_opened(meter, counts.ctypes.data)
+        n_closed = library.kw_take(meter)
+        if n_closed:
+            flows, serials = self._out[:n_closed].copy(), self._serials[:n_closed]
+            recent = serials >= first
+            if n_opens and recent.any():
+                flows["opened"][recent] = counts[serials[recent] - np.uint64(first)]
+            self._closed.append((flows, self._reasons[:n_closed].copy()))
+
+    def _take(self) -> FlowBatch:
+        """Bring the counters up to date; return and forget the records closed so far."""
+        self._library.kw_counters(self._meter, self._totals.ctypes.data)
+        metered, flows, steps, *rest = self._totals.tolist()
+        counters = self.counters
+        counters.metered, counters.flows, counters.clock_steps = metered, flows, steps
+        counters.ignored.update(zip(IGNORE_REASONS, rest, strict=False))
+        names = (reason.name.lower() for reason in EndReason)
+        counters.records.update(zip(names, rest[len(IGNORE_REASONS) :], strict=True))
+        closed, self._closed = self._closed, []
+        return records(closed, self._ids)
+
+    def _ids(self, packed: bytes, size: int) -> npt.NDArray[np.uint64]:
+        """Return what ``export.flow_ids`` does."""
+        out = np.empty(len(packed) // size, dtype=np.uint64)
+        self._library.kw_digests(packed, size, len(out), out.ctypes.data)
+        out.byteswap(inplace=True)
+        out >>= np.uint64(1)
+        return out

@@ -1,0 +1,61 @@
+"""Finds and opens the compiled meter. ``scripts/build-fast`` makes it; nothing needs it."""
+
+import ctypes
+import platform
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+
+from device_agent.flows.columnar.state import FLOW
+
+_NAME = f"libkwmeter-{platform.machine()}.so"
+_PACKAGE = "kinwatch_fast"
+"""The package of the extra ``fast``, which holds the library alone."""
+
+_POINTER, _I32, _I64, _U64 = ctypes.c_void_p, ctypes.c_int32, ctypes.c_int64, ctypes.c_uint64
+_SIGNATURES: dict[str, tuple[type | None, list[type]]] = {
+    "kw_flow_bytes": (_I64, []),
+    "kw_open_bytes": (_I64, []),
+    "kw_new": (_POINTER, [_I64, _I64, _I32, _U64, _I32, _I32]),
+    "kw_free": (None, [_POINTER]),
+    "kw_feed": (_I64, [*[_POINTER] * 5, _I32, _I64, _I64, _POINTER]),
+    "kw_expire": (_I32, [_POINTER, _I64]),
+    "kw_flush": (_I32, [_POINTER]),
+    "kw_set_opened": (None, [_POINTER, _POINTER]),
+    "kw_out": (_POINTER, [_POINTER]),
+    "kw_out_serial": (_POINTER, [_POINTER]),
+    "kw_out_reason": (_POINTER, [_POINTER]),
+    "kw_opens": (_POINTER, [_POINTER]),
+    "kw_take": (_I32, [_POINTER]),
+    "kw_n_opens": (_I32, [_POINTER]),
+    "kw_next_serial": (_U64, [_POINTER]),
+    "kw_live": (_I32, [_POINTER]),
+    "kw_counters": (None, [_POINTER, _POINTER]),
+    "kw_digests": (None, [_POINTER, _I64, _I64, _POINTER]),
+    "kw_read": (_I64, [_POINTER, _I64, _POINTER, _I32, _I64, _I64, _I64, *[_POINTER] * 4]),
+}
+
+
+@cache
+def load() -> ctypes.CDLL | None:
+    """Return the library, or None if there is none for this machine or it was built for another layout."""
+    for path in _candidates():
+        try:
+            library = ctypes.CDLL(str(path))
+            for name, (result, arguments) in _SIGNATURES.items():
+                function = getattr(library, name)
+                function.restype, function.argtypes = result, arguments
+        except (OSError, AttributeError):
+            continue
+        if library.kw_flow_bytes() == FLOW.itemsize:
+            return library
+    return None
+
+
+def _candidates() -> list[Path]:
+    """Return where the library may be: built in this tree, or installed."""
+    places = [Path(__file__).with_name(_NAME)]
+    spec = find_spec(_PACKAGE)
+    if spec is not None and spec.origin is not None:
+        places.append(Path(spec.origin).with_name(_NAME))
+    return [path for path in places if path.is_file()]

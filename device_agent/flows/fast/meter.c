@@ -1,0 +1,607 @@
+/* The flow meter, packet by packet, for the optional engine `fast`.
+ *
+ * The rules are those of device_agent/flows/meter.py and packets.py; this file holds them a second time for speed and is
+ * tested to give the same records. The table and the records belong to this library; Python views the records as an
+ * array of FLOW (device_agent/flows/columnar/state.py), whose layout kw_flow_bytes() confirms. Windows of initiators stay
+ * in Python: what was opened is listed in `opens`, and kw_set_opened() brings the counts back. */
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { ARP, NON_IP, LINK_TYPE, TRUNCATED_LINK, TRUNCATED_IP, MALFORMED_IP, TRUNCATED_TRANSPORT, MALFORMED_TRANSPORT,
+       AFTER_TCP_END, N_REASONS, METERED = -1 };
+enum { IDLE, ACTIVE, TCP_END, EVICT, FLUSH, N_ENDS };
+enum { FIN = 1, SYN = 2, RST = 4, PSH = 8, ACK = 16, URG = 32 };
+enum { HANDSHAKE = 3, ANSWERED = 4, FIN_FORWARD = 8, FIN_BACKWARD = 16, CLOSED_FORWARD = 32, HAS_TCP = 64 };
+enum { DONE, FULL, STEPPED };                       /* why a call returned */
+#define SECOND 1000000LL
+#define TRAILING (5 * SECOND)
+#define CLOCK_STEP (60 * SECOND)
+#define LATEST (1LL << 62)
+#define UNSEEN INT64_MAX
+#define NIL (-1)
+#define MIN(a, b) ((a) < (b) ? (a) : (b))
+#define MAX(a, b) ((a) > (b) ? (a) : (b))
+
+typedef struct {                                    /* state.FLOW, aligned */
+    uint64_t key_0, key_1, v6_words[4];
+    uint8_t is_v6, swapped, tcp;
+    uint16_t part;
+    uint32_t opened[3];
+    int32_t window[2];
+    int64_t isn, first, last, gap_min, gap_max;
+    uint64_t gap_squares;
+    int64_t side_first[2], side_last[2];
+    uint64_t sums[2][9];
+    int64_t least[2][2], greatest[2][2];
+} flow_t;
+
+typedef struct { uint64_t k0, k1, x[4]; uint8_t v6; } keyed_t;
+
+typedef struct { keyed_t key; uint64_t hash; int32_t older, newer; } node_t;
+
+typedef struct {                                    /* keys to slots, and the slots in order of age */
+    node_t *nodes;
+    int32_t *index, *unused, n_unused, oldest, newest, n;
+    uint32_t mask;
+} table_t;
+
+typedef struct { uint64_t key_0, key_1, v6_words[4]; int64_t clock; int32_t slot; uint8_t is_v6, swapped; } open_t;
+
+typedef struct {
+    table_t live, ended;
+    flow_t *flows;
+    uint64_t *serial, next_serial, seed;            /* which opening a slot's flow is */
+    int64_t *ended_us, idle, active, clock, next_tick;
+    int32_t max_flows;
+    flow_t *out;                                    /* closed flows, to be taken by Python */
+    uint64_t *out_serial;
+    uint8_t *out_reason;
+    int32_t n_out, max_out;
+    open_t *opens;
+    int32_t n_opens, max_opens;
+    int64_t metered, opened, steps, ignored[N_REASONS], closed[N_ENDS];
+} meter_t;
+
+typedef struct {
+    keyed_t key;
+    int64_t ip_len, payload;
+    uint32_t seq;
+    uint16_t window;
+    uint8_t flags, has_tcp, swapped, symmetric;
+} packet_t;
+
+/* ---- keys ---- */
+
+static uint64_t mix(uint64_t w) {
+    w = (w ^ (w >> 30)) * 0xBF58476D1CE4E5B9ULL;
+    w = (w ^ (w >> 27)) * 0x94D049BB133111EBULL;
+    return w ^ (w >> 31);
+}
+
+static uint64_t hash(const meter_t *m, const keyed_t *k) {
+    uint64_t h = mix(k->k0 + m->seed);
+    if (k->v6) for (int i = 0; i < 4; i++) h = mix(h + k->x[i]);
+    return mix(h + k->k1 + k->v6);
+}
+
+static int same(const keyed_t *a, const keyed_t *b) {
+    return a->k1 == b->k1 && a->k0 == b->k0 && a->v6 == b->v6 && (!a->v6 || !memcmp(a->x, b->x, sizeof a->x));
+}
+
+static int table_new(table_t *t, int32_t n) {
+    uint32_t size = 16;
+    while (size < 2u * (uint32_t)n) size *= 2;
+    t->mask = size - 1;
+    t->nodes = malloc(sizeof(node_t) * n);
+    t->index = malloc(sizeof(int32_t) * size);
+    t->unused = malloc(sizeof(int32_t) * n);
+    if (!t->nodes || !t->index || !t->unused) return 0;
+    memset(t->index, 0xFF, sizeof(int32_t) * size);
+    for (int32_t i = 0; i < n; i++) t->unused[i] = n - 1 - i;
+    t->n_unused = n;
+    t->oldest = t->newest = NIL;
+    t->n = 0;
+    return 1;
+}
+
+static int32_t find(const table_t *t, const keyed_t *k, uint64_t h) {
+    for (uint32_t i = (uint32_t)h & t->mask;; i = (i + 1) & t->mask) {
+        int32_t s = t->index[i];
+        if (s == NIL) return NIL;
+        if (t->nodes[s].hash == h && same(&t->nodes[s].key, k)) return s;
+    }
+}
+
+static void unlink_node(table_t *t, int32_t s) {
+    node_t *n = &t->nodes[s];
+    if (n->older == NIL) t->oldest = n->newer; else t->nodes[n->older].newer = n->newer;
+    if (n->newer == NIL) t->newest = n->older; else t->nodes[n->newer].older = n->older;
+}
+
+static void append(table_t *t, int32_t s) {
+    t->nodes[s].older = t->newest;
+    t->nodes[s].newer = NIL;
+    if (t->newest == NIL) t->oldest = s; else t->nodes[t->newest].newer = s;
+    t->newest = s;
+}
+
+static int32_t insert(table_t *t, const keyed_t *k, uint64_t h) {
+    uint32_t i = (uint32_t)h & t->mask;
+    while (t->index[i] != NIL) i = (i + 1) & t->mask;
+    int32_t s = t->unused[--t->n_unused];
+    t->index[i] = s;
+    t->nodes[s].key = *k;
+    t->nodes[s].hash = h;
+    append(t, s);
+    t->n++;
+    return s;
+}
+
+static void delete(table_t *t, int32_t s) {
+    uint32_t i = (uint32_t)t->nodes[s].hash & t->mask;
+    while (t->index[i] != s) i = (i + 1) & t->mask;
+    for (uint32_t j = i;;) {                        /* close the gap, so that there are no marks of removed keys */
+        j = (j + 1) & t->mask;
+        if (t->index[j] == NIL) break;
+        uint32_t home = (uint32_t)t->nodes[t->index[j]].hash & t->mask;
+        if (((j - home) & t->mask) >= ((j - i) & t->mask)) { t->index[i] = t->index[j]; i = j; }
+    }
+    t->index[i] = NIL;
+    unlink_node(t, s);
+    t->unused[t->n_unused++] = s;
+    t->n--;
+}
+
+/* ---- parsing: device_agent/flows/packets.py ---- */
+
+static uint32_t u16(const uint8_t *p) { return (uint32_t)p[0] << 8 | p[1]; }
+static uint32_t u32(const uint8_t *p) { return u16(p) << 16 | u16(p + 2); }
+static uint64_t u64(const uint8_t *p) { return (uint64_t)u32(p) << 32 | u32(p + 4); }
+static int is_vlan(uint32_t type) { return type == 0x8100 || type == 0x88A8 || type == 0x9100; }
+
+static void set_key(packet_t *p, const uint8_t *src, const uint8_t *dst, int v6, uint32_t sport, uint32_t dport,
+                    uint32_t proto, uint32_t vlan) {
+    keyed_t *k = &p->key;
+    int order = memcmp(src, dst, v6 ? 16 : 4);
+    if (!order) order = (sport > dport) - (sport < dport);
+    p->swapped = order > 0;
+    p->symmetric = !order;
+    if (order > 0) {
+        const uint8_t *a = src; src = dst; dst = a;
+        uint32_t q = sport; sport = dport; dport = q;
+    }
+    k->v6 = v6;
+    k->k0 = v6 ? 0 : (uint64_t)u32(src) << 32 | u32(dst);
+    if (v6) { k->x[0] = u64(src); k->x[1] = u64(src + 8); k->x[2] = u64(dst); k->x[3] = u64(dst + 8); }
+    else memset(k->x, 0, sizeof k->x);
+    k->k1 = (uint64_t)sport << 48 | (uint64_t)dport << 32 | (uint64_t)vlan << 8 | proto;
+}
+
+static int transport(packet_t *p, const uint8_t *f, int64_t cap, int64_t at, int64_t length, const uint8_t *src,
+                     const uint8_t *dst, int v6, uint32_t proto, uint32_t vlan, int fragment) {
+    uint32_t sport = 0, dport = 0;
+    int64_t captured = MIN(cap - at, length);
+    p->flags = p->has_tcp = 0;
+    p->seq = 0;
+    p->window = 0;
+    p->payload = length;
+    if (fragment) { /* no header here */
+    } else if (proto == 6) {
+        if (length < 20) return MALFORMED_TRANSPORT;
+        if (captured < 16) return TRUNCATED_TRANSPORT;
+        const uint8_t *h = f + at;
+        p->payload = length - (h[12] >> 4) * 4;
+        if (h[12] < 0x50 || p->payload < 0) return MALFORMED_TRANSPORT;
+        sport = u16(h); dport = u16(h + 2); p->seq = u32(h + 4);
+        p->flags = h[13] & 0x3F; p->window = u16(h + 14); p->has_tcp = 1;
+    } else if (proto == 17) {
+        if (length < 8) return MALFORMED_TRANSPORT;
+        if (captured < 4) return TRUNCATED_TRANSPORT;
+        sport = u16(f + at); dport = u16(f + at + 2);
+        p->payload = length - 8;
+    } else if (proto == 1 || proto == 58) p->payload = MAX(0, length - 8);
+    set_key(p, src, dst, v6, sport, dport, proto, vlan);
+    return METERED;
+}
+
+static int parse_ipv4(packet_t *p, const uint8_t *f, int64_t cap, int64_t start, int64_t wire, uint32_t vlan) {
+    if (cap < start + 20) return TRUNCATED_IP;
+    const uint8_t *h = f + start;
+    int64_t header = (h[0] & 15) * 4, total = u16(h + 2);
+    if (h[0] >> 4 != 4 || header < 20) return MALFORMED_IP;
+    total = total ? MIN(total, wire) : wire;
+    if (total < header) return MALFORMED_IP;
+    if (cap < start + header) return TRUNCATED_IP;
+    p->ip_len = total;
+    return transport(p, f, cap, start + header, total - header, h + 12, h + 16, 0, h[9], vlan, (u16(h + 6) & 0x1FFF) != 0);
+}
+
+static int parse_ipv6(packet_t *p, const uint8_t *f, int64_t cap, int64_t start, int64_t wire, uint32_t vlan) {
+    if (cap < start + 40) return TRUNCATED_IP;
+    const uint8_t *h = f + start;
+    if (h[0] >> 4 != 6) return MALFORMED_IP;
+    int64_t payload = u16(h + 4), total = payload ? MIN(40 + payload, wire) : wire, at = start + 40, rest = total - 40;
+    uint32_t proto = h[6];
+    p->ip_len = total;
+    for (int i = 0; i < 8; i++) {
+        int64_t length;
+        uint32_t header = proto;
+        switch (header) {
+        case 0: case 43: case 44: case 51: case 60: case 135: case 139: case 140: break;
+        default: return transport(p, f, cap, at, rest, h + 8, h + 24, 1, proto, vlan, 0);
+        }
+        if (rest < 8) return MALFORMED_IP;
+        if (cap < at + 8) return TRUNCATED_IP;
+        proto = f[at];
+        if (header == 44 && (f[at + 2] || f[at + 3] >> 3))
+            return transport(p, f, cap, at, rest - 8, h + 8, h + 24, 1, proto, vlan, 1);
+        length = header == 44 ? 8 : header == 51 ? (f[at + 1] + 2) * 4 : (f[at + 1] + 1) * 8;
+        if (rest < length) return MALFORMED_IP;
+        at += length;
+        rest -= length;
+    }
+    return MALFORMED_IP;
+}
+
+static int parse(packet_t *p, const uint8_t *f, int64_t cap, int64_t wire, int32_t link_type) {
+    int64_t start;
+    uint32_t type, vlan = 0;
+    switch (link_type) {
+    case 1:
+        if (cap < 14) return TRUNCATED_LINK;
+        start = 14; type = u16(f + 12); break;
+    case 113:
+        if (cap < 16) return TRUNCATED_LINK;
+        start = 16; type = u16(f + 14); break;
+    case 276:
+        if (cap < 20) return TRUNCATED_LINK;
+        start = 20; type = u16(f); break;
+    case 12: case 14: case 101: case 228: case 229:
+        if (cap < 1) return TRUNCATED_LINK;
+        start = 0; type = f[0] >> 4 == 4 ? 0x0800 : f[0] >> 4 == 6 ? 0x86DD : 0; break;
+    case 0: case 108: {
+        if (cap < 4) return TRUNCATED_LINK;
+        uint32_t family = f[3] ? f[3] : f[0];
+        start = 4;
+        type = family == 2 ? 0x0800 : family == 10 || family == 24 || family == 28 || family == 30 ? 0x86DD : 0;
+        break;
+    }
+    default: return LINK_TYPE;
+    }
+    for (int i = 0; i < 2 && is_vlan(type); i++) {
+        if (cap < start + 4) return TRUNCATED_LINK;
+        vlan = vlan << 12 | (u16(f + start) & 0x0FFF);
+        type = u16(f + start + 2);
+        start += 4;
+    }
+    if (type == 0x0800) return parse_ipv4(p, f, cap, start, wire - start, vlan);
+    if (type == 0x86DD) return parse_ipv6(p, f, cap, start, wire - start, vlan);
+    return type == 0x0806 ? ARP : NON_IP;
+}
+
+/* ---- flows: device_agent/flows/state.py and tcp.py ---- */
+
+static void begin(flow_t *f, int64_t now) {
+    f->first = f->last = now;
+    f->gap_min = UNSEEN; f->gap_max = 0; f->gap_squares = 0;
+    memset(f->side_first, 0, sizeof f->side_first);
+    memset(f->side_last, 0, sizeof f->side_last);
+    memset(f->sums, 0, sizeof f->sums);
+    memset(f->greatest, 0, sizeof f->greatest);
+    for (int i = 0; i < 4; i++) f->least[i / 2][i % 2] = UNSEEN;
+}
+
+static void count(flow_t *f, const packet_t *p, int64_t now, int side) {
+    if (f->sums[0][0] + f->sums[1][0]) {
+        int64_t gap = now - f->last;
+        f->gap_min = MIN(f->gap_min, gap);
+        f->gap_max = MAX(f->gap_max, gap);
+        f->gap_squares += (uint64_t)gap * (uint64_t)gap;
+    }
+    f->last = now;
+    uint64_t *s = f->sums[side];
+    if (s[0]) {
+        int64_t gap = now - f->side_last[side];
+        f->least[side][1] = MIN(f->least[side][1], gap);
+        f->greatest[side][1] = MAX(f->greatest[side][1], gap);
+        s[5] += (uint64_t)gap * (uint64_t)gap;
+    } else f->side_first[side] = now;
+    f->side_last[side] = now;
+    f->least[side][0] = MIN(f->least[side][0], p->ip_len);
+    f->greatest[side][0] = MAX(f->greatest[side][0], p->ip_len);
+    s[0] += 1;
+    s[1] += (uint64_t)p->ip_len;
+    s[2] += (uint64_t)p->payload;
+    s[3] += p->payload != 0;
+    s[4] += (uint64_t)p->ip_len * (uint64_t)p->ip_len;
+    s[6] += (uint64_t)((p->flags & SYN) != 0) | (uint64_t)((p->flags & ACK) != 0) << 32;
+    s[7] += (uint64_t)((p->flags & FIN) != 0) | (uint64_t)((p->flags & RST) != 0) << 32;
+    s[8] += (uint64_t)((p->flags & PSH) != 0) | (uint64_t)((p->flags & URG) != 0) << 32;
+}
+
+/* Take in the flags of a TCP packet; return whether the connection ended with it. */
+static int note(flow_t *f, const packet_t *p, int forward) {
+    uint8_t flags = p->flags, state = f->tcp;
+    if (f->window[!forward] < 0) f->window[!forward] = p->window;
+    if (flags & SYN) {
+        if (flags & ACK) {
+            state |= ANSWERED;
+            if (!forward && (state & HANDSHAKE) == 1) state = (state & ~HANDSHAKE) | 2;
+        } else if (forward) {
+            f->isn = p->seq;
+            if (!(state & HANDSHAKE)) state |= 1;
+        }
+    } else {
+        state |= ANSWERED;
+        if (flags & ACK && forward && (state & HANDSHAKE) == 2) state |= 3;
+    }
+    int both = (state & FIN_FORWARD) && (state & FIN_BACKWARD), ends = 0;
+    if (flags & RST) ends = 1;
+    else if (flags & FIN) {
+        if (!both) state = forward ? state | CLOSED_FORWARD : state & ~CLOSED_FORWARD;
+        state |= forward ? FIN_FORWARD : FIN_BACKWARD;
+    } else ends = (flags & ACK) && both && forward != !!(state & CLOSED_FORWARD);
+    f->tcp = state;
+    return ends;
+}
+
+static void emit(meter_t *m, int32_t slot, int reason) {
+    m->out[m->n_out] = m->flows[slot];
+    m->out_serial[m->n_out] = m->serial[slot];
+    m->out_reason[m->n_out++] = reason;
+    m->closed[reason]++;
+}
+
+static void close_flow(meter_t *m, int32_t slot, int reason) {
+    emit(m, slot, reason);
+    delete(&m->live, slot);
+}
+
+/* Close all flows; return whether there was room for all. */
+static int close_all(meter_t *m) {
+    while (m->live.n) {
+        if (m->n_out >= m->max_out) return 0;
+        close_flow(m, m->live.oldest, FLUSH);
+    }
+    while (m->ended.n) delete(&m->ended, m->ended.oldest);
+    return 1;
+}
+
+/* Move the packet clock on and close what is idle at the latest whole second. */
+static int advance(meter_t *m, int64_t now) {
+    if (now >= m->next_tick) {
+        int64_t tick = now - now % SECOND;
+        while (m->live.n && m->flows[m->live.oldest].last <= tick - m->idle) {
+            if (m->n_out >= m->max_out) return FULL;
+            close_flow(m, m->live.oldest, IDLE);
+        }
+        while (m->ended.n && m->ended_us[m->ended.oldest] <= tick - TRAILING) delete(&m->ended, m->ended.oldest);
+        m->next_tick = tick + SECOND;
+        m->clock = now;
+    } else if (now > m->clock) m->clock = now;
+    else if (now < m->clock - CLOCK_STEP) {
+        if (!close_all(m)) return FULL;
+        m->steps++;
+        m->clock = now;
+        m->next_tick = now - now % SECOND + SECOND;
+        return STEPPED;
+    }
+    return DONE;
+}
+
+static void remember_end(meter_t *m, const keyed_t *key, uint64_t h, int64_t now) {
+    int32_t e = find(&m->ended, key, h);
+    if (e != NIL) delete(&m->ended, e);
+    if (m->ended.n >= m->max_flows) delete(&m->ended, m->ended.oldest);
+    m->ended_us[insert(&m->ended, key, h)] = now;
+}
+
+static int32_t open_flow(meter_t *m, const packet_t *p, uint64_t h, int64_t now) {
+    if (m->live.n >= m->max_flows) close_flow(m, m->live.oldest, EVICT);
+    int32_t slot = insert(&m->live, &p->key, h);
+    flow_t *f = &m->flows[slot];
+    int reverse = (p->flags & (SYN | ACK)) == (SYN | ACK) && !p->symmetric;
+    f->key_0 = p->key.k0; f->key_1 = p->key.k1;
+    memcpy(f->v6_words, p->key.x, sizeof f->v6_words);
+    f->is_v6 = p->key.v6;
+    f->swapped = p->swapped ^ reverse;
+    f->tcp = p->has_tcp ? HAS_TCP : 0;
+    f->part = 0;
+    memset(f->opened, 0, sizeof f->opened);
+    f->window[0] = f->window[1] = -1;
+    f->isn = -1;
+    begin(f, now);
+    m->serial[slot] = m->next_serial++;
+    m->opened++;
+    m->opens[m->n_opens++] = (open_t){.key_0 = f->key_0, .key_1 = f->key_1,
+        .v6_words = {f->v6_words[0], f->v6_words[1], f->v6_words[2], f->v6_words[3]},
+        .clock = m->clock, .slot = slot, .is_v6 = f->is_v6, .swapped = f->swapped};
+    return slot;
+}
+
+static void meter_packet(meter_t *m, const packet_t *p, int64_t now) {
+    uint64_t h = hash(m, &p->key);
+    int32_t slot = find(&m->live, &p->key, h);
+    int opens_tcp = (p->flags & (SYN | ACK)) == SYN;
+    if (slot != NIL) {
+        flow_t *f = &m->flows[slot];
+        now = MAX(now, f->last);
+        if (now - f->last >= m->idle) {
+            close_flow(m, slot, IDLE);
+            slot = NIL;
+        } else if (f->tcp & HAS_TCP && f->tcp & ANSWERED && opens_tcp && f->isn != (int64_t)p->seq) {
+            close_flow(m, slot, TCP_END);
+            slot = NIL;
+        } else if (now - f->first >= m->active) {
+            emit(m, slot, ACTIVE);
+            f->part = MIN(f->part + 1, 0xFFFF);
+            begin(f, now);
+        }
+    }
+    if (slot == NIL) {
+        int32_t e;
+        if (p->has_tcp && m->ended.n && (e = find(&m->ended, &p->key, h)) != NIL) {
+            if (!opens_tcp && now - m->ended_us[e] < TRAILING) {
+                m->ignored[AFTER_TCP_END]++;
+                return;
+            }
+            delete(&m->ended, e);
+        }
+        slot = open_flow(m, p, h, now);
+    } else if (m->live.newest != slot) {
+        unlink_node(&m->live, slot);
+        append(&m->live, slot);
+    }
+    m->metered++;
+    flow_t *f = &m->flows[slot];
+    int forward = p->symmetric || p->swapped == f->swapped;
+    count(f, p, now, !forward);
+    if (f->tcp & HAS_TCP && note(f, p, forward)) {
+        close_flow(m, slot, TCP_END);
+        remember_end(m, &p->key, h, now);
+    }
+}
+
+/* ---- what Python calls ---- */
+
+int64_t kw_flow_bytes(void) { return sizeof(flow_t); }
+int64_t kw_open_bytes(void) { return sizeof(open_t); }
+
+void kw_free(meter_t *m) {
+    if (!m) return;
+    free(m->live.nodes); free(m->live.index); free(m->live.unused);
+    free(m->ended.nodes); free(m->ended.index); free(m->ended.unused);
+    free(m->flows); free(m->serial); free(m->ended_us);
+    free(m->out); free(m->out_serial); free(m->out_reason); free(m->opens);
+    free(m);
+}
+
+meter_t *kw_new(int64_t idle, int64_t active, int32_t max_flows, uint64_t seed, int32_t max_out, int32_t max_opens) {
+    meter_t *m = calloc(1, sizeof *m);
+    if (!m) return NULL;
+    m->idle = idle; m->active = active; m->max_flows = max_flows; m->seed = seed;
+    m->max_out = max_out; m->max_opens = max_opens;
+    int ok = table_new(&m->live, max_flows) && table_new(&m->ended, max_flows);
+    m->flows = malloc(sizeof(flow_t) * max_flows);
+    m->serial = malloc(sizeof(uint64_t) * max_flows);
+    m->ended_us = malloc(sizeof(int64_t) * max_flows);
+    m->out = calloc(max_out + 4, sizeof(flow_t));   /* a packet closes at most three flows itself */
+    m->out_serial = calloc(max_out + 4, sizeof(uint64_t));
+    m->out_reason = calloc(max_out + 4, 1);
+    m->opens = calloc(max_opens, sizeof(open_t));
+    if (ok && m->flows && m->serial && m->ended_us && m->out && m->out_serial && m->out_reason && m->opens) return m;
+    kw_free(m);
+    return NULL;
+}
+
+/* Meter the packets from `at` to `n`; return the first one not consumed, and in `why` the reason to stop there. */
+int64_t kw_feed(meter_t *m, const uint8_t *data, const int64_t *offsets, const int64_t *times, const int32_t *wire,
+                int32_t link_type, int64_t at, int64_t n, int32_t *why) {
+    packet_t p;
+    *why = DONE;
+    for (; at < n; at++) {
+        if (m->n_out >= m->max_out || m->n_opens >= m->max_opens) { *why = FULL; return at; }
+        int64_t now = MIN(MAX(times[at], 0), LATEST);
+        if ((*why = advance(m, now)) != DONE) return at;
+        int reason = parse(&p, data + offsets[at], offsets[at + 1] - offsets[at], wire[at], link_type);
+        if (reason != METERED) m->ignored[reason]++;
+        else meter_packet(m, &p, now);
+    }
+    return at;
+}
+
+/* Move the clock on without packets; FULL: take the closed flows and call again. */
+int32_t kw_expire(meter_t *m, int64_t now) { return now > m->clock ? advance(m, now) : DONE; }
+
+int32_t kw_flush(meter_t *m) { return close_all(m) ? DONE : FULL; }
+
+/* Store the initiator counts of the listed openings in the flows that still live, and begin a new list. */
+void kw_set_opened(meter_t *m, const uint32_t *counts) {
+    uint64_t serial = m->next_serial - (uint64_t)m->n_opens;
+    for (int32_t i = 0; i < m->n_opens; i++, serial++) {
+        int32_t slot = m->opens[i].slot;
+        if (m->serial[slot] == serial) memcpy(m->flows[slot].opened, counts + 3 * i, 12);
+    }
+    m->n_opens = 0;
+}
+
+/* Sizes and places of everything Python views; `n_out` is reset by taking. */
+flow_t *kw_out(meter_t *m) { return m->out; }
+uint64_t *kw_out_serial(meter_t *m) { return m->out_serial; }
+uint8_t *kw_out_reason(meter_t *m) { return m->out_reason; }
+open_t *kw_opens(meter_t *m) { return m->opens; }
+int32_t kw_take(meter_t *m) { int32_t n = m->n_out; m->n_out = 0; return n; }
+int32_t kw_n_opens(meter_t *m) { return m->n_opens; }
+uint64_t kw_next_serial(meter_t *m) { return m->next_serial; }
+int32_t kw_live(meter_t *m) { return m->live.n; }
+
+void kw_counters(meter_t *m, int64_t *to) {
+    to[0] = m->metered; to[1] = m->opened; to[2] = m->steps;
+    memcpy(to + 3, m->ignored, sizeof m->ignored);
+    memcpy(to + 3 + N_REASONS, m->closed, sizeof m->closed);
+}
+
+/* BLAKE2b (RFC 7693) of messages of `size` bytes, at most one block each, to 8 bytes: the ids of flows. */
+static const uint64_t IV[8] = {0x6A09E667F3BCC908ULL, 0xBB67AE8584CAA73BULL, 0x3C6EF372FE94F82BULL, 0xA54FF53A5F1D36F1ULL,
+                               0x510E527FADE682D1ULL, 0x9B05688C2B3E6C1FULL, 0x1F83D9ABFB41BD6BULL, 0x5BE0CD19137E2179ULL};
+static const uint8_t SIGMA[10][16] = {
+    {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15}, {14, 10, 4, 8, 9, 15, 13, 6, 1, 12, 0, 2, 11, 7, 5, 3},
+    {11, 8, 12, 0, 5, 2, 15, 13, 10, 14, 3, 6, 7, 1, 9, 4}, {7, 9, 3, 1, 13, 12, 11, 14, 2, 6, 5, 10, 4, 0, 15, 8},
+    {9, 0, 5, 7, 2, 4, 10, 15, 14, 1, 11, 12, 6, 8, 3, 13}, {2, 12, 6, 10, 0, 11, 8, 3, 4, 13, 7, 5, 15, 14, 1, 9},
+    {12, 5, 1, 15, 14, 13, 4, 10, 0, 7, 6, 3, 9, 2, 8, 11}, {13, 11, 7, 14, 12, 1, 3, 9, 5, 0, 15, 4, 8, 6, 2, 10},
+    {6, 15, 14, 9, 11, 3, 0, 8, 12, 2, 13, 7, 1, 4, 10, 5}, {10, 2, 8, 4, 7, 6, 1, 5, 15, 11, 9, 14, 3, 12, 13, 0}};
+
+static uint64_t rotate(uint64_t w, int n) { return w >> n | w << (64 - n); }
+
+void kw_digests(const uint8_t *messages, int64_t size, int64_t n, uint64_t *out) {
+    static const uint8_t LANES[8][4] = {{0, 4, 8, 12}, {1, 5, 9, 13}, {2, 6, 10, 14}, {3, 7, 11, 15},
+                                        {0, 5, 10, 15}, {1, 6, 11, 12}, {2, 7, 8, 13}, {3, 4, 9, 14}};
+    for (; n--; messages += size) {
+        uint64_t v[16], m[16];
+        uint8_t block[128] = {0};
+        memcpy(block, messages, (size_t)size);
+        for (int i = 0; i < 16; i++) {
+            m[i] = 0;
+            for (int b = 7; b >= 0; b--) m[i] = m[i] << 8 | block[8 * i + b];
+        }
+        for (int i = 0; i < 8; i++) v[i] = v[i + 8] = IV[i];
+        v[0] ^= 0x01010008;                         /* no key, 8 bytes out */
+        const uint64_t h0 = v[0];
+        v[12] ^= (uint64_t)size;
+        v[14] = ~v[14];
+        for (int r = 0; r < 12; r++)
+            for (int g = 0; g < 8; g++) {
+                uint64_t *a = v + LANES[g][0], *b = v + LANES[g][1], *c = v + LANES[g][2], *d = v + LANES[g][3];
+                *a += *b + m[SIGMA[r % 10][2 * g]];
+                *d = rotate(*d ^ *a, 32); *c += *d; *b = rotate(*b ^ *c, 24);
+                *a += *b + m[SIGMA[r % 10][2 * g + 1]];
+                *d = rotate(*d ^ *a, 16); *c += *d; *b = rotate(*b ^ *c, 63);
+            }
+        *out++ = h0 ^ v[0] ^ v[8];                  /* its bytes are the digest, the lowest first */
+    }
+}
+
+/* Read the records of a classic pcap file from `at` on: the first bytes of each frame one behind the other from
+ * offsets[0] on, their offsets, times in microseconds and lengths on the wire. Return how many were whole; `at` moves. */
+int64_t kw_read(const uint8_t *data, int64_t length, int64_t *at, int32_t big_endian, int64_t per_us, int64_t snap,
+                int64_t most, uint8_t *frames, int64_t *offsets, int64_t *times, int32_t *wire) {
+    int64_t n = 0, here = *at, filled = offsets[0];
+    while (n < most && here + 16 <= length) {
+        uint32_t h[4];
+        for (int i = 0; i < 4; i++) {
+            const uint8_t *b = data + here + 4 * i;
+            h[i] = big_endian ? u32(b) : (uint32_t)b[3] << 24 | (uint32_t)b[2] << 16 | (uint32_t)b[1] << 8 | b[0];
+        }
+        if (h[2] > 262144 || here + 16 + (int64_t)h[2] > length) break;
+        int64_t kept = MIN((int64_t)h[2], snap);
+        memcpy(frames + filled, data + here + 16, (size_t)kept);
+        filled += kept;
+        times[n] = (int64_t)h[0] * SECOND + h[1] / per_us;
+        wire[n] = (int32_t)MIN(MAX((int64_t)h[3], kept), INT32_MAX);
+        offsets[++n] = filled;
+        here += 16 + h[2];
+    }
+    *at = here;
+    return n;
+}
