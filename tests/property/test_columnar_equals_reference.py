@@ -1,4 +1,4 @@
-"""The columnar meter and the per-packet meter: same records from the same calls, same counters, whatever the input."""
+"""All meters: same records from the same calls, same counters as the per-packet meter, whatever the input."""
 
 import numpy as np
 import pytest
@@ -7,11 +7,26 @@ from hypothesis import strategies as st
 
 from device_agent.flows.columnar import engine
 from device_agent.flows.columnar.engine import ColumnarMeter
+from device_agent.flows.fast.engine import FastMeter
+from device_agent.flows.fast.library import load
 from device_agent.flows.meter import FlowMeter, MeterSettings
 from device_agent.flows.records import PacketBatch
 from tests.property.packet_streams import assert_same_records, long_stream, streams
 
 BATCH_SIZES = (1, 7, 64, 1_000, 65_536)
+
+engines = pytest.mark.parametrize(
+    "engine_type",
+    [
+        pytest.param(ColumnarMeter, id="columnar"),
+        pytest.param(
+            FastMeter,
+            id="fast",
+            marks=pytest.mark.skipif(load() is None, reason="no compiled meter; run scripts/build-fast"),
+        ),
+    ],
+)
+Tested = ColumnarMeter | FastMeter
 
 meter_settings = st.builds(
     MeterSettings,
@@ -26,7 +41,7 @@ def one_bucket(words: list[np.ndarray], seed: int) -> np.ndarray:
     return np.full(len(words[0]), seed & 3, dtype=np.uint64) + (words[-1] & np.uint64(1))
 
 
-def compare(reference: FlowMeter, columnar: ColumnarMeter, stream: PacketBatch, batch_size: int) -> None:
+def compare(reference: FlowMeter, columnar: Tested, stream: PacketBatch, batch_size: int) -> None:
     for start in range(0, len(stream), batch_size):
         batch = stream.slice(start, min(start + batch_size, len(stream)))
         assert_same_records(reference.feed(batch), columnar.feed(batch))
@@ -37,11 +52,14 @@ def compare(reference: FlowMeter, columnar: ColumnarMeter, stream: PacketBatch, 
     assert columnar.counters.packets == columnar.counters.metered + sum(columnar.counters.ignored.values())
 
 
+@engines
 @pytest.mark.parametrize("batch_size", BATCH_SIZES)
 @given(stream=streams(), limits=meter_settings, seed=st.integers(0, 2**64 - 1))
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
-def test_short_streams(batch_size: int, stream: PacketBatch, limits: MeterSettings, seed: int) -> None:
-    compare(FlowMeter(limits), ColumnarMeter(limits, seed=seed), stream, batch_size)
+def test_short_streams(
+    engine_type: type[Tested], batch_size: int, stream: PacketBatch, limits: MeterSettings, seed: int
+) -> None:
+    compare(FlowMeter(limits), engine_type(limits, seed=seed), stream, batch_size)
 
 
 @given(stream=streams(), limits=meter_settings, seed=st.integers(0, 3), piece=st.sampled_from((3, 17, 50)))
@@ -52,23 +70,29 @@ def test_colliding_hashes_and_small_pieces(stream: PacketBatch, limits: MeterSet
         compare(FlowMeter(limits), ColumnarMeter(limits, seed=seed, hash_function=one_bucket), stream, 1_000)
 
 
+@engines
 @pytest.mark.parametrize("batch_size", BATCH_SIZES)
 @pytest.mark.parametrize("in_order", [True, False])
 @given(seed=st.integers(0, 2**32), max_flows=st.sampled_from((20, 1_000)))
 @settings(max_examples=3, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-def test_long_streams(batch_size: int, in_order: bool, seed: int, max_flows: int) -> None:
+def test_long_streams(
+    engine_type: type[Tested], batch_size: int, in_order: bool, seed: int, max_flows: int
+) -> None:
     n = 300 if batch_size < 64 else 3_000
     limits = MeterSettings(idle_s=1.5, active_s=5.0, max_flows=max_flows)
-    compare(FlowMeter(limits), ColumnarMeter(limits, seed=seed), long_stream(seed, n, in_order=in_order), batch_size)
+    compare(FlowMeter(limits), engine_type(limits, seed=seed), long_stream(seed, n, in_order=in_order), batch_size)
 
 
+@engines
 @given(
     parts=st.lists(st.tuples(streams(max_packets=15), st.sampled_from((-2_000_000, 500_000, 3_000_000, 40_000_000)))),
     limits=meter_settings,
 )
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
-def test_expiry_by_the_wall_clock(parts: list[tuple[PacketBatch, int]], limits: MeterSettings) -> None:
-    reference, columnar = FlowMeter(limits), ColumnarMeter(limits)
+def test_expiry_by_the_wall_clock(
+    engine_type: type[Tested], parts: list[tuple[PacketBatch, int]], limits: MeterSettings
+) -> None:
+    reference, columnar = FlowMeter(limits), engine_type(limits)
     for batch, wait_us in parts:
         assert_same_records(reference.feed(batch), columnar.feed(batch))
         now_us = int(batch.ts_us[-1]) + wait_us
@@ -77,13 +101,14 @@ def test_expiry_by_the_wall_clock(parts: list[tuple[PacketBatch, int]], limits: 
     assert_same_records(reference.flush(), columnar.flush())
 
 
-def test_records_do_not_depend_on_the_hash_seed() -> None:
+@engines
+def test_records_do_not_depend_on_the_hash_seed(engine_type: type[Tested]) -> None:
     """Fifty seeds over one stream: the stored key decides, the seed only places it."""
     stream = long_stream(7, 1_500, in_order=True)
     limits = MeterSettings(idle_s=1.0, active_s=4.0, max_flows=30)
     expected = FlowMeter(limits).feed(stream)
     for seed in range(50):
-        assert_same_records(expected, ColumnarMeter(limits, seed=seed * 0x9E3779B97F4A7C15 % 2**64).feed(stream))
+        assert_same_records(expected, engine_type(limits, seed=seed * 0x9E3779B97F4A7C15 % 2**64).feed(stream))
 
 
 def test_rows_are_given_back() -> None:

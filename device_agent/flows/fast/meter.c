@@ -158,6 +158,10 @@ static void delete(table_t *t, int32_t s) {
 static uint32_t u16(const uint8_t *p) { return (uint32_t)p[0] << 8 | p[1]; }
 static uint32_t u32(const uint8_t *p) { return u16(p) << 16 | u16(p + 2); }
 static uint64_t u64(const uint8_t *p) { return (uint64_t)u32(p) << 32 | u32(p + 4); }
+static uint32_t little32(const uint8_t *p) {
+    return (uint32_t)p[3] << 24 | (uint32_t)p[2] << 16 | (uint32_t)p[1] << 8 | p[0];
+}
+static uint64_t little64(const uint8_t *p) { return (uint64_t)little32(p + 4) << 32 | little32(p); }
 static int is_vlan(uint32_t type) { return type == 0x8100 || type == 0x88A8 || type == 0x9100; }
 
 static void set_key(packet_t *p, const uint8_t *src, const uint8_t *dst, int v6, uint32_t sport, uint32_t dport,
@@ -552,33 +556,26 @@ static const uint8_t SIGMA[10][16] = {
     {12, 5, 1, 15, 14, 13, 4, 10, 0, 7, 6, 3, 9, 2, 8, 11}, {13, 11, 7, 14, 12, 1, 3, 9, 5, 0, 15, 4, 8, 6, 2, 10},
     {6, 15, 14, 9, 11, 3, 0, 8, 12, 2, 13, 7, 1, 4, 10, 5}, {10, 2, 8, 4, 7, 6, 1, 5, 15, 11, 9, 14, 3, 12, 13, 0}};
 
-static uint64_t rotate(uint64_t w, int n) { return w >> n | w << (64 - n); }
+#define ROTATE(w, n) ((w) >> (n) | (w) << (64 - (n)))
+#define HALF_G(a, b, c, d, word, x, y) (a += b + (word), d = ROTATE(d ^ a, x), c += d, b = ROTATE(b ^ c, y))
+#define G(i, a, b, c, d) (HALF_G(a, b, c, d, m[s[2 * i]], 32, 24), HALF_G(a, b, c, d, m[s[2 * i + 1]], 16, 63))
 
 void kw_digests(const uint8_t *messages, int64_t size, int64_t n, uint64_t *out) {
-    static const uint8_t LANES[8][4] = {{0, 4, 8, 12}, {1, 5, 9, 13}, {2, 6, 10, 14}, {3, 7, 11, 15},
-                                        {0, 5, 10, 15}, {1, 6, 11, 12}, {2, 7, 8, 13}, {3, 4, 9, 14}};
     for (; n--; messages += size) {
-        uint64_t v[16], m[16];
+        uint64_t m[16];
         uint8_t block[128] = {0};
         memcpy(block, messages, (size_t)size);
-        for (int i = 0; i < 16; i++) {
-            m[i] = 0;
-            for (int b = 7; b >= 0; b--) m[i] = m[i] << 8 | block[8 * i + b];
+        for (int i = 0; i < 16; i++) m[i] = little64(block + 8 * i);
+        const uint64_t h = IV[0] ^ 0x01010008;      /* no key, 8 bytes out */
+        uint64_t a0 = h, a1 = IV[1], a2 = IV[2], a3 = IV[3], b0 = IV[4], b1 = IV[5], b2 = IV[6], b3 = IV[7];
+        uint64_t c0 = IV[0], c1 = IV[1], c2 = IV[2], c3 = IV[3];
+        uint64_t d0 = IV[4] ^ (uint64_t)size, d1 = IV[5], d2 = ~IV[6], d3 = IV[7];
+        for (int r = 0; r < 12; r++) {
+            const uint8_t *s = SIGMA[r % 10];
+            G(0, a0, b0, c0, d0); G(1, a1, b1, c1, d1); G(2, a2, b2, c2, d2); G(3, a3, b3, c3, d3);
+            G(4, a0, b1, c2, d3); G(5, a1, b2, c3, d0); G(6, a2, b3, c0, d1); G(7, a3, b0, c1, d2);
         }
-        for (int i = 0; i < 8; i++) v[i] = v[i + 8] = IV[i];
-        v[0] ^= 0x01010008;                         /* no key, 8 bytes out */
-        const uint64_t h0 = v[0];
-        v[12] ^= (uint64_t)size;
-        v[14] = ~v[14];
-        for (int r = 0; r < 12; r++)
-            for (int g = 0; g < 8; g++) {
-                uint64_t *a = v + LANES[g][0], *b = v + LANES[g][1], *c = v + LANES[g][2], *d = v + LANES[g][3];
-                *a += *b + m[SIGMA[r % 10][2 * g]];
-                *d = rotate(*d ^ *a, 32); *c += *d; *b = rotate(*b ^ *c, 24);
-                *a += *b + m[SIGMA[r % 10][2 * g + 1]];
-                *d = rotate(*d ^ *a, 16); *c += *d; *b = rotate(*b ^ *c, 63);
-            }
-        *out++ = h0 ^ v[0] ^ v[8];                  /* its bytes are the digest, the lowest first */
+        *out++ = h ^ a0 ^ c0;                       /* its bytes are the digest, the lowest first */
     }
 }
 
@@ -591,7 +588,7 @@ int64_t kw_read(const uint8_t *data, int64_t length, int64_t *at, int32_t big_en
         uint32_t h[4];
         for (int i = 0; i < 4; i++) {
             const uint8_t *b = data + here + 4 * i;
-            h[i] = big_endian ? u32(b) : (uint32_t)b[3] << 24 | (uint32_t)b[2] << 16 | (uint32_t)b[1] << 8 | b[0];
+            h[i] = big_endian ? u32(b) : little32(b);
         }
         if (h[2] > 262144 || here + 16 + (int64_t)h[2] > length) break;
         int64_t kept = MIN((int64_t)h[2], snap);
