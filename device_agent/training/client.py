@@ -59,6 +59,8 @@ class Trainer:
         self._thread: threading.Thread | None = None
         self._killed_for = ""
         self._deadline: float | None = None
+        # A killed process may look alive for a moment: it must not get the next job.
+        self._condemned = False
 
     @property
     def busy(self) -> bool:
@@ -136,7 +138,7 @@ class Trainer:
 
     def _ready_process(self) -> tuple[IO[bytes], IO[bytes]]:
         """Return the pipes of a living process, starting one if needed; the lock is held."""
-        if self._process is None or self._process.poll() is not None:
+        if self._process is None or self._condemned or self._process.poll() is not None:
             self._dispose()
             environment = {**os.environ, **dict.fromkeys(_ONE_THREAD, "1")}
             packages = str(Path(device_agent.__file__).parent.parent)
@@ -159,6 +161,7 @@ class Trainer:
             self._killed_for = self._killed_for or reason
             if self._process is not None:
                 self._process.kill()
+                self._condemned = True
 
     def _discard(self) -> None:
         with self._lock:
@@ -167,6 +170,7 @@ class Trainer:
     def _dispose(self) -> None:
         """Reap the process and close its files; the lock is held."""
         process, self._process = self._process, None
+        self._condemned = False
         errors, self._errors = self._errors, None
         if process is not None:
             process.kill()

@@ -254,3 +254,19 @@ def test_a_killed_parent_leaves_no_orphan(state):
         parent.wait()
         parent.stdout.close()
     assert gone(pid, within_s=5.0)
+
+
+def test_a_process_that_was_killed_after_its_answer_does_not_get_the_next_job():
+    """Cancelled in the moment between the answer and its poll: the dying process may still look alive."""
+    harness = Harness()
+    try:
+        for number in range(20):
+            harness.trainer.start(job(n=32, job_id=f"first-{number}"))
+            assert harness.bell.wait(30.0)
+            harness.bell.clear()
+            harness.trainer.cancel()
+            assert isinstance(harness.trainer.poll(), TrainingFinished)
+            harness.trainer.start(job(n=32, job_id=f"second-{number}"))
+            assert isinstance(harness.result(), TrainingFinished)
+    finally:
+        harness.trainer.close()
