@@ -74,7 +74,7 @@ def climb(
     y, blocks
         Shape ``(n,)``: label and time block of each row.
     weights
-        Shape ``(n,)``, > 0; equal if ``None``.
+        Shape ``(n,)``, > 0; equal if ``None``. Rows of a class with fewer than five count no more than the median row.
     held
         The rung in use, if any.
 
@@ -87,11 +87,10 @@ def climb(
     if not there:
         return None
     chosen = Climb(there[0], "only-one" if len(there) == 1 else "default")
-    counts = np.unique(y[y >= 0], return_counts=True)[1]
-    if len(y) < MIN_ROWS or (len(counts) and counts.min() < MIN_CLASS_ROWS):
+    if len(y) < MIN_ROWS:
         kept = held is not None and held.step in losses
         return Climb(held.step, "kept") if kept and held is not None else Climb(there[0], "few-rows")
-    share = np.ones(len(y)) if weights is None else weights
+    share = _plain_where_rare(np.ones(len(y)) if weights is None else weights, y)
     for step in there[1:]:
         gain, z = paired_gain(losses[chosen.step], losses[step], blocks, share)
         if gain > MIN_GAIN and z >= MIN_Z:
@@ -99,3 +98,10 @@ def climb(
     if held is not None and held.step in losses and held.step != chosen.step and held.rounds < KEEP_ROUNDS:
         return Climb(held.step, "kept")
     return chosen
+
+
+def _plain_where_rare(weights: Losses, y: npt.NDArray[np.int32]) -> Losses:
+    """Cap the weight of rows of rare classes: a weight that makes up for rarity would make up evidence, too."""
+    labels, counts = np.unique(y, return_counts=True)
+    rare = np.isin(y, labels[counts < MIN_CLASS_ROWS])
+    return np.where(rare, np.minimum(weights, np.median(weights)), weights)

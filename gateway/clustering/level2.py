@@ -23,6 +23,7 @@ Labels = npt.NDArray[np.int64]
 
 _LARGEST = 2_000
 _MOST_PARTS = 6
+_MOST_CUTS = 30
 _ROWS_CAP = 50
 _REST = -1
 
@@ -125,16 +126,39 @@ def concept_labels(
         return None, 0.0
     tree = linkage(squareform(distances, checks=False), method="average")
     best: tuple[float, Labels | None] = (0.0, None)
-    for count in range(2, min(n // settings.min_part, _MOST_PARTS) + 4):
+    for count in range(2, min(n, _MOST_CUTS)):  # devices like nobody take cuts of their own
         labels = _without_small(fcluster(tree, count, criterion="maxclust").astype(np.int64), settings.min_part)
         clustered = labels != _REST
-        if labels.max() < 1:
+        if not 1 <= labels.max() < _MOST_PARTS:
             continue
         inner = distances[np.ix_(clustered, clustered)]
         score = float(silhouette_score(inner, labels[clustered], metric="precomputed")) * float(clustered.mean())
         if score > best[0]:
             best = (score, labels)
     return (best[1] if best[0] >= settings.silhouette else None), best[0]
+
+
+def concept_conflict(grouping: Grouping, prototypes: Mapping[str, Mapping[str, Prototype]]) -> float | None:
+    """Return how much the groups of a search disagree on what attacks look like.
+
+    The silhouette of the groups under the concept distances: near 0 when devices of one group agree no more with each
+    other than with the rest, so that a common model costs them nothing; 0.2 to 0.5 when the same attack looks
+    different from group to group, so that a common model is a compromise. Label skew hardly moves it.
+
+    Returns
+    -------
+    float or None
+        In ``[-1, 1]``; ``None`` with fewer than two groups or too few shared classes to tell.
+    """
+    pairs = [(d, k) for k, group in enumerate(grouping.groups) for d in group.members if prototypes.get(d)]
+    pairs = pairs[:: -(-len(pairs) // _LARGEST)] if pairs else pairs
+    labels = np.array([k for _, k in pairs])
+    if len(np.unique(labels)) < 2 or len(np.unique(labels)) >= len(labels):
+        return None
+    distances, shared = concept_distances([prototypes[d] for d, _ in pairs])
+    if shared < ConceptSettings().shared_share:
+        return None
+    return float(silhouette_score(distances, labels, metric="precomputed"))
 
 
 def concept_distances(prototypes: Sequence[Mapping[str, Prototype]]) -> tuple[Vector, float]:

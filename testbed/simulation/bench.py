@@ -33,8 +33,8 @@ class Budget:
         Local steps of a round; steps allowed are ``rounds * steps``.
     """
 
-    rounds: int = 24
-    steps: int = 12
+    rounds: int = 30
+    steps: int = 16
 
 
 @dataclass(slots=True)
@@ -210,7 +210,7 @@ class Bench:
     def tampered(self, deltas: Floats, devices: Indices) -> Floats:
         """Return the updates as they arrive: those of hostile devices are what the attack makes of them."""
         hostile = self.fleet.hostile[devices]
-        if self.poison in {"none", "label-flip"} or not hostile.any():
+        if self.poison in {"none", "idle", "label-flip"} or not hostile.any():
             return deltas
         result = deltas.copy()
         if self.poison == "noise":

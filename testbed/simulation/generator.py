@@ -17,7 +17,8 @@ from contract.layout import Layout
 from testbed.simulation.fleet import Fleet, Share
 from testbed.simulation.net import Floats, Labels
 
-Poison = Literal["none", "label-flip", "sign-flip", "noise", "spoof"]
+Poison = Literal["none", "idle", "label-flip", "sign-flip", "noise", "spoof"]
+"""``idle``: the hostile devices are marked, hence left out of the figures, but behave."""
 Vector = npt.NDArray[np.float64]
 
 INPUTS = 20
@@ -177,9 +178,7 @@ def _families(scenario: Scenario, rng: np.random.Generator) -> npt.NDArray[np.in
     return rng.permutation(family)
 
 
-def _hostile(
-    family: npt.NDArray[np.int64], scenario: Scenario, rng: np.random.Generator
-) -> npt.NDArray[np.bool_]:
+def _hostile(family: npt.NDArray[np.int64], scenario: Scenario, rng: np.random.Generator) -> npt.NDArray[np.bool_]:
     result = np.zeros(len(family), dtype=np.bool_)
     if scenario.poison != "none":
         for f in range(scenario.families):
@@ -205,5 +204,10 @@ def _labels(shares: Vector, rows: int, rng: np.random.Generator) -> Labels:
 def _rows(look: _Look, modes: Vector, y: Labels, jitter: Vector, spread: float, rng: np.random.Generator) -> Floats:
     of = rng.integers(0, len(modes), len(y))
     mode = modes[of]
-    x = (mode - 1.5 + look.offsets[y, of] + spread * rng.normal(size=mode.shape)) * look.scale + 1.5 + look.shift + jitter
+    x = (
+        (mode - 1.5 + look.offsets[y, of] + spread * rng.normal(size=mode.shape)) * look.scale
+        + 1.5
+        + look.shift
+        + jitter
+    )
     return np.clip(x, 0.0, _TOP).astype(np.float32)

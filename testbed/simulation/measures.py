@@ -99,9 +99,7 @@ def figures(bench: Bench, outcome: Outcome) -> Figures:
     )
 
 
-def confusions(
-    y: npt.NDArray[np.int32], predicted: npt.NDArray[np.int64], classes: int
-) -> npt.NDArray[np.int64]:
+def confusions(y: npt.NDArray[np.int32], predicted: npt.NDArray[np.int64], classes: int) -> npt.NDArray[np.int64]:
     """Return a confusion matrix per device, shape ``(n, K, K)``, rows = truth; padding does not count."""
     result = np.zeros((len(y), classes, classes), dtype=np.int64)
     device, row = np.nonzero(y != PADDING)

@@ -85,9 +85,7 @@ def fedgroup(bench: Bench, s: Settings) -> Outcome:
     """Duan et al. 2021: updates of one pre-training round, cosines to their top singular directions, k-means."""
     k = int(s["k"])
     settings = LocalSettings(s["lr"])
-    trained = bench.train(
-        bench.stacked(bench.initial, bench.fleet.n), bench.everyone, bench.budget.steps, settings
-    )
+    trained = bench.train(bench.stacked(bench.initial, bench.fleet.n), bench.everyone, bench.budget.steps, settings)
     deltas = bench.tampered(trained - bench.initial, bench.everyone)
     bench.exchange(bench.fleet.n)
     with bench.gateway_work():

@@ -11,6 +11,8 @@ from testbed.simulation.local import LocalSettings, Trainer
 from testbed.simulation.fleet import PADDING, Share
 from testbed.simulation.net import Floats
 
+_DIVERGED = 1e4
+
 Settings = Mapping[str, Any]
 
 
@@ -101,16 +103,18 @@ def scaffold(bench: Bench, s: Settings) -> Outcome:
         if number == bench.budget.rounds // 4:
             bench.drift()
         here = bench.present(bench.everyone)
-        trained = bench.train(
-            bench.stacked(theta, len(here)), here, steps, settings, correction=common[None] - own[here]
-        )
+        start, correction = bench.stacked(theta, len(here)), common[None] - own[here]
+        with np.errstate(over="ignore", invalid="ignore"):  # plain SGD with a large rate may diverge
+            trained = bench.train(start, here, steps, settings, correction=correction)
+        if not np.isfinite(trained).all() or np.abs(trained).max() > _DIVERGED:
+            break
         deltas = bench.tampered(trained - theta, here)
         bench.exchange(len(here), up=2.0, down=2.0)
         fresh = own[here] - common[None] - deltas / np.float32(steps * s["lr"])
         common = common + (fresh - own[here]).sum(axis=0) / np.float32(n)
         own[here] = fresh
         theta, _ = bench.aggregate(theta, deltas, here)
-    return Outcome(bench.stacked(np.nan_to_num(theta), n), bench.ledger)
+    return Outcome(bench.stacked(theta, n), bench.ledger)
 
 
 def server_of(s: Settings) -> ServerOptimiser | None:

@@ -38,8 +38,8 @@ def _grid(**values: tuple[Any, ...]) -> tuple[dict[str, Any], ...]:
     return tuple({name: v[i % len(v)] for name, v in values.items()} for i in range(TRIALS))
 
 
-_LR = (0.003, 0.006, 0.012, 0.024)
-_TWO_LR = (0.006, 0.015, 0.006, 0.015)
+_LR = (0.005, 0.01, 0.02, 0.04)
+_TWO_LR = (0.01, 0.02, 0.01, 0.02)
 _TWO_OTHER = (0, 0, 1, 1)
 
 
@@ -48,8 +48,17 @@ def _pairs(name: str, first: Any, second: Any, **more: Any) -> tuple[dict[str, A
     return tuple({"lr": lr, name: (first, second)[k], **more} for lr, k in zip(_TWO_LR, _TWO_OTHER, strict=True))
 
 
-_OURS = _pairs("lam", 0.03, 0.3, server_lr=0.03, warmup=4)
-_FULL = {"level1": True, "level2": True, "ladder": True}
+_OURS = tuple(
+    {"lr": lr, "tuning_rounds": tuning, "alone_rounds": alone, **server}
+    for lr, tuning, alone, server in (
+        (0.01, 4, 0, {"server": "adam", "server_lr": 0.03}),
+        (0.01, 8, 0, {}),
+        (0.02, 8, 0, {}),
+        (0.02, 6, 8, {}),
+    )
+)
+_FULL = {"level1": True, "level2": True, "ladder": True, "warmup": 4, "lam": 0.03, "min_conflict": 0.1}
+_BARE = {"ladder": False, "min_conflict": -1.0}
 
 ARMS: dict[str, Arm] = {
     "local": Arm(plain.local_only, _grid(lr=_LR)),
@@ -60,7 +69,7 @@ ARMS: dict[str, Arm] = {
     "fedadam": Arm(plain.fedopt, _pairs("server_lr", 0.01, 0.03, server="adam")),
     "fedyogi": Arm(plain.fedopt, _pairs("server_lr", 0.01, 0.03, server="yogi")),
     "ditto": Arm(plain.ditto, _pairs("lam", 0.03, 0.3)),
-    "fedadam+ditto": Arm(plain.fedadam_ditto, _pairs("lam", 0.03, 0.3, server="adam", server_lr=0.03)),
+    "fedadam+ditto": Arm(plain.fedadam_ditto, _pairs("tuning_rounds", 4, 8, lam=0.03, server="adam", server_lr=0.03)),
     "fedper": Arm(plain.fedper, _grid(lr=_LR)),
     "cfl": Arm(clustered.cfl, _pairs("eps1", 0.4, 0.6, eps2=0.6, after=6)),
     "ifca-3": Arm(clustered.ifca, _grid(lr=_LR), fixed={"k": 3}),
@@ -68,10 +77,11 @@ ARMS: dict[str, Arm] = {
     "ifca-oracle": Arm(clustered.ifca, _grid(lr=_LR), fixed={"k": "oracle"}),
     "fedgroup": Arm(clustered.fedgroup, _pairs("k", 3, 5)),
     "pacfl": Arm(clustered.pacfl, _pairs("quantile", 0.8, 0.93)),
-    "ours: level 1": Arm(families, tuned_as="ours", fixed={**_FULL, "level2": False, "ladder": False}),
-    "ours: level 2": Arm(families, tuned_as="ours", fixed={**_FULL, "level1": False, "ladder": False}),
-    "ours: double": Arm(families, tuned_as="ours", fixed={**_FULL, "ladder": False}),
+    "ours: level 1": Arm(families, tuned_as="ours", fixed={**_FULL, **_BARE, "level2": False}),
+    "ours: level 2": Arm(families, tuned_as="ours", fixed={**_FULL, **_BARE, "level1": False}),
+    "ours: double": Arm(families, tuned_as="ours", fixed={**_FULL, **_BARE}),
+    "ours: double + ladder": Arm(families, tuned_as="ours", fixed={**_FULL, "min_conflict": -1.0}),
     "ours": Arm(families, _OURS, fixed=_FULL),
     "ours: oracle + ladder": Arm(families, tuned_as="ours", fixed={**_FULL, "oracle": True}),
 }
-"""In the order of the tables. ``ours`` is double clustering with the ladder."""
+"""In the order of the tables. ``ours`` is double clustering with the ladder, and experts only where families disagree."""

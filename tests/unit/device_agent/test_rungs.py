@@ -43,10 +43,14 @@ def test_few_rows_prove_nothing():
     assert found == Climb("expert", "few-rows")
 
 
-def test_a_rare_class_proves_nothing():
+def test_a_rare_class_does_not_decide_by_its_weight():
+    """Four rows that count fifty times as much would carry the choice; they count like any other."""
     rare = np.zeros(N, dtype=np.int32)
     rare[:4] = 1
-    assert climb({"expert": losses(0.9), "local": losses(0.1)}, rare, BLOCKS).reason == "few-rows"
+    weights = np.where(rare == 1, 50.0, 1.0)
+    expert, own = losses(0.5, spread=0.01), losses(0.6, spread=0.01)
+    expert[:4], own[:4] = 3.0, 0.1
+    assert climb({"expert": expert, "local": own}, rare, BLOCKS, weights=weights).step == "expert"
 
 
 @pytest.mark.parametrize(("rounds", "step"), [(0, "local"), (KEEP_ROUNDS - 1, "local"), (KEEP_ROUNDS, "expert")])

@@ -1,0 +1,1 @@
+"""Families, experts and the fallback against other federated methods."""

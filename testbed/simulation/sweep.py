@@ -1,0 +1,162 @@
+"""Tune every method with the same number of trials on tuning seeds, then run it on reporting seeds."""
+
+import multiprocessing
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+from testbed.simulation.arms.table import ARMS
+from testbed.simulation.bench import Budget
+from testbed.simulation.cells import Cell
+from testbed.simulation.measures import Figures, figures
+
+TUNING_SEEDS = (9_001,)
+"""Never reported; reporting seeds are 1 and up."""
+
+
+@dataclass(frozen=True, slots=True)
+class SweepSettings:
+    """How much is run.
+
+    Attributes
+    ----------
+    seeds
+        Reporting seeds.
+    tuning_seeds
+        Seeds of the trials; none of the reporting seeds.
+    budget
+        What a device may spend.
+    processes
+        Worker processes; 1 = none.
+    """
+
+    seeds: tuple[int, ...] = tuple(range(1, 11))
+    tuning_seeds: tuple[int, ...] = TUNING_SEEDS
+    budget: Budget = Budget()
+    processes: int = 2
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CellResult:
+    """Figures of one cell.
+
+    Attributes
+    ----------
+    cell
+        The cell.
+    settings
+        Chosen settings by method.
+    runs
+        Figures by method, in the order of the seeds.
+    """
+
+    cell: Cell
+    settings: Mapping[str, Mapping[str, Any]]
+    runs: Mapping[str, Sequence[Figures]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Task:
+    cell: int
+    arm: str
+    settings: Mapping[str, Any]
+    seed: int
+
+
+_context: tuple[Sequence[Cell], Budget] | None = None
+
+
+def run_sweep(
+    cells: Sequence[Cell], settings: SweepSettings, on_cell: Callable[[CellResult], None] = lambda _: None
+) -> list[CellResult]:
+    """Run all cells.
+
+    Parameters
+    ----------
+    cells
+        A cell that is tuned as another comes after it.
+    settings
+        How much.
+    on_cell
+        Called after each cell, for progress.
+
+    Raises
+    ------
+    ValueError
+        If a seed is both for tuning and for reporting.
+    """
+    if set(settings.seeds) & set(settings.tuning_seeds):
+        raise ValueError("a seed is both for tuning and for reporting")
+    chosen: dict[str, dict[str, Mapping[str, Any]]] = {}
+    results = []
+    _enter(cells, settings.budget)
+    pool = _pool(cells, settings) if settings.processes > 1 else None
+    try:
+        for number, cell in enumerate(cells):
+            chosen[cell.name] = chosen.get(cell.tuned_as or "") or _tune(number, cell, settings, pool)
+            tasks = [
+                _Task(number, arm, _for_arm(arm, chosen[cell.name], cell), seed)
+                for arm in cell.arms
+                for seed in settings.seeds
+            ]
+            done = iter(_map(pool, tasks))
+            runs = {arm: [next(done) for _ in settings.seeds] for arm in cell.arms}
+            results.append(CellResult(cell, {arm: _for_arm(arm, chosen[cell.name], cell) for arm in cell.arms}, runs))
+            on_cell(results[-1])
+    finally:
+        if pool is not None:
+            pool.shutdown(cancel_futures=True)
+    return results
+
+
+def _tune(
+    number: int, cell: Cell, settings: SweepSettings, pool: ProcessPoolExecutor | None
+) -> dict[str, Mapping[str, Any]]:
+    """Return the settings with the best mean device F1 on validation seeds, by method."""
+    arms = [arm for arm in ARMS if ARMS[arm].trials]
+    tasks = [
+        _Task(number, arm, {**trial, **_resolved(ARMS[arm].fixed, cell)}, seed)
+        for arm in arms
+        for trial in ARMS[arm].trials
+        for seed in settings.tuning_seeds
+    ]
+    done = iter(_map(pool, tasks))
+    chosen = {}
+    for arm in arms:
+        scores = [sum(next(done).f1 for _ in settings.tuning_seeds) for _ in ARMS[arm].trials]
+        chosen[arm] = ARMS[arm].trials[scores.index(max(scores))]
+    return chosen
+
+
+def _for_arm(arm: str, chosen: Mapping[str, Mapping[str, Any]], cell: Cell) -> dict[str, Any]:
+    return {**chosen[ARMS[arm].tuned_as or arm], **_resolved(ARMS[arm].fixed, cell)}
+
+
+def _resolved(fixed: Mapping[str, Any], cell: Cell) -> dict[str, Any]:
+    """Fill in what only the cell knows: the true number of families."""
+    return {name: max(2, cell.families) if value == "oracle" else value for name, value in fixed.items()}
+
+
+def _enter(cells: Sequence[Cell], budget: Budget) -> None:
+    global _context  # noqa: PLW0603 - a worker process has one job; cells hold rows that must not be sent with each task
+    _context = (cells, budget)
+
+
+def _run(task: _Task) -> Figures:
+    if _context is None:
+        raise RuntimeError("the worker was not entered")
+    cells, budget = _context
+    bench = cells[task.cell].bench(task.seed, budget)
+    return figures(bench, ARMS[task.arm].run(bench, task.settings))
+
+
+def _pool(cells: Sequence[Cell], settings: SweepSettings) -> ProcessPoolExecutor:
+    context = multiprocessing.get_context("fork" if "fork" in multiprocessing.get_all_start_methods() else "spawn")
+    return ProcessPoolExecutor(
+        settings.processes, mp_context=context, initializer=_enter, initargs=(cells, settings.budget)
+    )
+
+
+def _map(pool: ProcessPoolExecutor | None, tasks: list[_Task]) -> Iterable[Figures]:
+    return map(_run, tasks) if pool is None else pool.map(_run, tasks, chunksize=4)
