@@ -1,7 +1,11 @@
-"""Shape of the two-headed net and the layout of its flat weight vector; plain data, cheap to import."""
+"""Shape of a net and the layout of its flat weight vector; plain data, cheap to import."""
 
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Literal
+
+Heads = Literal["both", "classifier", "reconstruction"]
+"""Which heads a net has: both, only the classifier, or only the decoder (a pure autoencoder)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,12 +20,25 @@ class Layout:
         Widths of the encoder, outermost first; the decoder mirrors it.
     train_batch
         Static batch of the ``grad`` signature.
+    heads
+        Which heads there are.
     """
 
     inputs: int
     classes: int
     hidden: tuple[int, ...]
     train_batch: int
+    heads: Heads = "both"
+
+    @property
+    def classifies(self) -> bool:
+        """Whether there is a classifier."""
+        return self.heads != "reconstruction"
+
+    @property
+    def reconstructs(self) -> bool:
+        """Whether there is a decoder."""
+        return self.heads != "classifier"
 
     def layers(self) -> tuple[tuple[str, int, int], ...]:
         """Return ``(name, fan in, fan out)`` of every dense layer in the order of the flat vector."""
@@ -29,7 +46,8 @@ class Layout:
         encoder = tuple((f"encoder{i}", a, b) for i, (a, b) in enumerate(pairwise(sizes)))
         mirrored = tuple(reversed(sizes))
         decoder = tuple((f"decoder{i}", a, b) for i, (a, b) in enumerate(pairwise(mirrored)))
-        return (*encoder, ("classifier", self.hidden[-1], self.classes), *decoder)
+        classifier = (("classifier", self.hidden[-1], self.classes),) if self.classifies else ()
+        return (*encoder, *classifier, *(decoder if self.reconstructs else ()))
 
     @property
     def n_parameters(self) -> int:

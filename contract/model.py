@@ -10,7 +10,7 @@ from contract.canonical import canonical_json, sha256_hex
 from contract.errors import WeightsError
 from contract.features import N_FEATURES, SCHEMA_ID
 from contract.ids import Digest, FamilyId
-from contract.layout import Layout
+from contract.layout import Heads, Layout
 from contract.taxonomy import N_CLASSES, TAXONOMY_ID
 
 Role = Literal["factory", "fallback", "expert"]
@@ -24,7 +24,7 @@ class _Frozen(BaseModel):
 
 
 class ModelSpec(_Frozen):
-    """Architecture of the two-headed net: encoder, classifier head, decoder.
+    """Architecture of a net: encoder, classifier head, decoder; one of the heads may be missing.
 
     ``h = relu(encoder(x))``; ``class probabilities = softmax(h @ classifier)``;
     ``reconstruction = decoder(h)`` with ReLU between its layers. Dense layers only.
@@ -41,6 +41,8 @@ class ModelSpec(_Frozen):
         Widths of the encoder, outermost first; the decoder mirrors it.
     train_batch
         Static batch of the ``grad`` signature; a shorter batch is padded with rows of weight 0.
+    heads
+        Which heads the net has.
     """
 
     name: str = Field(pattern=r"^[a-z0-9-]{1,32}$")
@@ -51,16 +53,22 @@ class ModelSpec(_Frozen):
     classes: int = Field(ge=2, le=256)
     hidden: tuple[int, ...] = Field(min_length=1, max_length=4)
     train_batch: int = Field(ge=1, le=4_096)
+    heads: Heads = "both"
 
     @property
     def spec_id(self) -> str:
-        """Digest of the spec: two sides with different ids cannot exchange weights."""
-        return sha256_hex(canonical_json(self.model_dump(mode="json")))
+        """Digest of the spec: two sides with different ids cannot exchange weights.
+
+        Both heads are what a spec without the field means, so they are left out of the digest.
+        """
+        return sha256_hex(
+            canonical_json(self.model_dump(mode="json", exclude={"heads"} if self.heads == "both" else None))
+        )
 
     @property
     def layout(self) -> Layout:
         """The shape without ids; owns the layout of the flat weight vector."""
-        return Layout(self.inputs, self.classes, self.hidden, self.train_batch)
+        return Layout(self.inputs, self.classes, self.hidden, self.train_batch, self.heads)
 
     def layers(self) -> tuple[tuple[str, int, int], ...]:
         """Return ``(name, fan in, fan out)`` of every dense layer in the order of the flat vector."""
@@ -92,6 +100,15 @@ DEFAULT_SPEC = ModelSpec(
     hidden=(48, 24),
     train_batch=32,
 )
+
+CLASSIFIER_SPEC = ModelSpec(**{**DEFAULT_SPEC.model_dump(), "name": "classifier", "heads": "classifier"})
+"""The default net without its decoder."""
+
+AUTOENCODER_SPEC = ModelSpec(**{**DEFAULT_SPEC.model_dump(), "name": "autoencoder", "heads": "reconstruction"})
+"""The default net without its classifier."""
+
+BUILT_IN_SPECS = {spec.name: spec for spec in (DEFAULT_SPEC, CLASSIFIER_SPEC, AUTOENCODER_SPEC)}
+"""Specs that can be built by name."""
 
 
 class ArtifactManifest(_Frozen):
@@ -200,6 +217,9 @@ class ModelId(_Frozen):
 
 
 __all__ = [
+    "AUTOENCODER_SPEC",
+    "BUILT_IN_SPECS",
+    "CLASSIFIER_SPEC",
     "DEFAULT_SPEC",
     "MAX_PARAMETERS",
     "ArtifactManifest",

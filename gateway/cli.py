@@ -87,7 +87,10 @@ def _add_model(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     verbs = model.add_subparsers(required=True, metavar="verb", dest="verb")
     build = verbs.add_parser("build", help="build the artifact of a model spec (needs TensorFlow)")
     build.add_argument("--out", type=Path, default=Path(), help="directory to write to (default: here)")
-    build.add_argument("--spec", type=Path, help="model spec as JSON (default: the built-in one)")
+    build.add_argument(
+        "--model", choices=("two-head", "classifier", "autoencoder"), default="two-head", help="a built-in spec"
+    )
+    build.add_argument("--spec", type=Path, help="model spec as JSON, instead of a built-in one")
     build.add_argument("--python", help="interpreter that has TensorFlow (default: this one)")
     for verb, text in (("inspect", "describe an artifact"), ("verify", "run the gate on an artifact")):
         verbs.add_parser(verb, help=text).add_argument("tflite", type=Path)
@@ -183,7 +186,9 @@ def _model(arguments: argparse.Namespace) -> int:
 
     match arguments.verb:
         case "build":
-            outcome = commands.build(arguments.out, spec_file=arguments.spec, python=arguments.python)
+            outcome = commands.build(
+                arguments.out, spec_file=arguments.spec, name=arguments.model, python=arguments.python
+            )
         case "inspect":
             outcome = commands.inspect(arguments.tflite)
         case _:

@@ -21,9 +21,10 @@ class Gradient:
     grad
         Shape ``(P,)``, float32: of ``loss_class + recon_weight * loss_recon``.
     loss_class
-        ``sum(wc * cross entropy) / max(sum(wc), 1e-6)``.
+        ``sum(wc * (1 - p)^gamma * cross entropy) / max(sum(wc), 1e-6)`` with ``p`` the probability of the true class;
+        0 without a classifier.
     loss_recon
-        ``sum(wr * mean_D((z - x)^2)) / max(sum(wr), 1e-6)``.
+        ``sum(wr * mean_D((z - x)^2)) / max(sum(wr), 1e-6)``; 0 without a decoder.
     """
 
     grad: Floats
@@ -38,9 +39,9 @@ class Inference:
     Attributes
     ----------
     probs
-        Shape ``(n, K)``, float32, rows sum to 1.
+        Shape ``(n, K)``, float32, rows sum to 1; all benign where the net has no classifier.
     err
-        Shape ``(n,)``, float32: mean squared reconstruction error over the features.
+        Shape ``(n,)``, float32: mean squared reconstruction error over the features; 0 without a decoder.
     """
 
     probs: Floats
@@ -82,7 +83,17 @@ class Engine(Protocol):
     def name(self) -> str:
         """``litert`` or ``numpy``."""
 
-    def gradient(self, theta: Floats, x: Floats, y: Labels, wc: Floats, wr: Floats, *, recon_weight: float) -> Gradient:
+    def gradient(
+        self,
+        theta: Floats,
+        x: Floats,
+        y: Labels,
+        wc: Floats,
+        wr: Floats,
+        *,
+        recon_weight: float,
+        gamma: float = 0.0,
+    ) -> Gradient:
         """Return the gradient of one batch of 1 to ``layout.train_batch`` rows.
 
         Parameters
@@ -97,6 +108,8 @@ class Engine(Protocol):
             Shape ``(n,)``: weights of the rows in the classification and the reconstruction loss, >= 0.
         recon_weight
             Factor of the reconstruction loss, >= 0.
+        gamma
+            Focal exponent of the classification loss, >= 0; 0 is plain cross entropy.
 
         Raises
         ------

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from contract.layout import Layout
+from contract.taxonomy import BENIGN_INDEX
 from device_agent.inference.engine import Evaluation, Floats, Gradient, Inference, Labels, check_shapes
 
 _RUNTIMES = ("ai_edge_litert.interpreter", "tflite_runtime.interpreter")
@@ -46,6 +47,7 @@ class LiteRTEngine:
             self._run: dict[str, Any] = {
                 name: interpreter.get_signature_runner(name) for name in ("grad", "infer", "evaluate")
             }
+            self._inputs = {name: frozenset(run.get_input_details()) for name, run in self._run.items()}
         except (RuntimeError, ValueError) as error:
             if isinstance(error, RuntimeMissingError):
                 raise
@@ -61,7 +63,17 @@ class LiteRTEngine:
         """``litert``."""
         return "litert"
 
-    def gradient(self, theta: Floats, x: Floats, y: Labels, wc: Floats, wr: Floats, *, recon_weight: float) -> Gradient:
+    def gradient(
+        self,
+        theta: Floats,
+        x: Floats,
+        y: Labels,
+        wc: Floats,
+        wr: Floats,
+        *,
+        recon_weight: float,
+        gamma: float = 0.0,
+    ) -> Gradient:
         """Return the gradient of one batch; see :class:`~device_agent.inference.engine.Engine`.
 
         Shorter batches are padded with rows of weight 0, which changes nothing.
@@ -70,25 +82,32 @@ class LiteRTEngine:
         missing = self._layout.train_batch - len(x)
         if missing < 0:
             raise ValueError(f"a batch of {len(x)} rows is more than {self._layout.train_batch}")
-        out = self._run["grad"](
+        out = self._call(
+            "grad",
             theta=theta,
             x=np.pad(x, ((0, missing), (0, 0))) if missing else x,
             y=np.pad(y, (0, missing)) if missing else y,
             wc=np.pad(wc, (0, missing)) if missing else wc,
             wr=np.pad(wr, (0, missing)) if missing else wr,
             recon_weight=np.float32(recon_weight),
+            gamma=np.float32(gamma),
         )
-        return Gradient(out["grad"], float(out["loss_class"]), float(out["loss_recon"]))
+        return Gradient(out["grad"], float(out.get("loss_class", 0.0)), float(out.get("loss_recon", 0.0)))
 
     def infer(self, theta: Floats, x: Floats) -> Inference:
         """Return probabilities and errors; see :class:`~device_agent.inference.engine.Engine`."""
         check_shapes(self._layout, theta, x)
-        probs = np.empty((len(x), self._layout.classes), dtype=np.float32)
-        err = np.empty(len(x), dtype=np.float32)
+        probs = np.zeros((len(x), self._layout.classes), dtype=np.float32)
+        err = np.zeros(len(x), dtype=np.float32)
+        if not self._layout.classifies:
+            probs[:, BENIGN_INDEX] = 1.0
         for start in range(0, len(x), _CHUNK_ROWS):
             rows = slice(start, start + _CHUNK_ROWS)
             out = self._run["infer"](theta=theta, x=x[rows])
-            probs[rows], err[rows] = out["probs"], out["err"]
+            if self._layout.classifies:
+                probs[rows] = out["probs"]
+            if self._layout.reconstructs:
+                err[rows] = out["err"]
         return Inference(probs, err)
 
     def evaluate(self, theta: Floats, x: Floats, y: Labels, wc: Floats, wr: Floats) -> Evaluation:
@@ -99,11 +118,20 @@ class LiteRTEngine:
         confusion = np.zeros((self._layout.classes, self._layout.classes))
         for start in range(0, len(x), _CHUNK_ROWS):
             rows = slice(start, start + _CHUNK_ROWS)
-            out = self._run["evaluate"](theta=theta, x=x[rows], y=y[rows], wc=wc[rows], wr=wr[rows])
+            out = self._call("evaluate", theta=theta, x=x[rows], y=y[rows], wc=wc[rows], wr=wr[rows])
             for name in names:
-                sums[name] += float(out[name])
-            confusion += out["confusion"]
+                sums[name] += float(out.get(name, 0.0))
+            confusion += out.get("confusion", 0.0)
+        if not self._layout.classifies:
+            sums["wc_sum"] = float(wc[(y >= 0) & (y < self._layout.classes)].sum())
+        if not self._layout.reconstructs:
+            sums["wr_sum"] = float(wr.sum())
         return Evaluation(**sums, confusion=confusion)
+
+    def _call(self, signature: str, **given: Any) -> dict[str, Any]:
+        """Run a signature with those inputs that it has: a missing head has none."""
+        wanted = self._inputs[signature]
+        return dict(self._run[signature](**{name: value for name, value in given.items() if name in wanted}))
 
 
 def _interpreter_class() -> Any:

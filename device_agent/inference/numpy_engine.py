@@ -1,4 +1,4 @@
-"""The NumPy engine: for boards without a LiteRT wheel, and the oracle of the tests."""
+"""The NumPy engine: for detection, for boards without a LiteRT wheel, and the oracle of the tests."""
 
 from typing import Any
 
@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from contract.layout import Layout
+from contract.taxonomy import BENIGN_INDEX
 from device_agent.inference.engine import Evaluation, Floats, Gradient, Inference, Labels, check_shapes
 
 _EPSILON = 1e-6
@@ -32,6 +33,9 @@ class NumpyEngine:
         self._layout = layout
         self._cuts = list(layout.slices().values())
         self._depth = len(layout.hidden)
+        n_layers = len(self._cuts) // 2
+        self._classifier = self._depth if layout.classifies else None
+        self._decoder = range(self._depth + layout.classifies, n_layers)
 
     @property
     def layout(self) -> Layout:
@@ -43,82 +47,76 @@ class NumpyEngine:
         """``numpy``."""
         return "numpy"
 
-    def gradient(self, theta: Floats, x: Floats, y: Labels, wc: Floats, wr: Floats, *, recon_weight: float) -> Gradient:
+    def gradient(
+        self,
+        theta: Floats,
+        x: Floats,
+        y: Labels,
+        wc: Floats,
+        wr: Floats,
+        *,
+        recon_weight: float,
+        gamma: float = 0.0,
+    ) -> Gradient:
         """Return the gradient of one batch; see :class:`~device_agent.inference.engine.Engine`."""
         check_shapes(self._layout, theta, x, y, wc, wr)
         layers = self._layers(theta)
-        hidden, logits, decoded = self._forward(layers, x)
-        onehot, wc_known = self._labels(y, wc)
-        scale_c = wc_known / max(wc_known.sum(), _EPSILON)
-        scale_r = wr / max(wr.sum(), _EPSILON)
-        log_probs = _log_softmax(logits)
-        residual = decoded[-1] - x
-        loss_class = float(-((onehot * log_probs).sum(axis=1) * scale_c).sum())
-        loss_recon = float(((residual * residual).mean(axis=1) * scale_r).sum())
-
-        d_logits = (np.exp(log_probs) - onehot) * scale_c[:, None]
-        delta = residual * (2.0 / self._layout.inputs * recon_weight) * scale_r[:, None]
+        hidden = self._encode(layers, x)
         grad = np.empty_like(theta)
-        for index in range(len(layers) - 1, self._depth, -1):
-            incoming = decoded[index - self._depth - 1]
-            self._put(grad, index, incoming, delta)
-            delta = delta @ layers[index][0].T
-            if index > self._depth + 1:
-                delta = np.where(incoming > 0.0, delta, 0.0)
-        self._put(grad, self._depth, hidden[-1], d_logits)
-        delta = delta + d_logits @ layers[self._depth][0].T
-        for index in range(self._depth - 1, -1, -1):
-            delta = np.where(hidden[index + 1] > 0.0, delta, 0.0)
-            self._put(grad, index, hidden[index], delta)
-            if index:
-                delta = delta @ layers[index][0].T
+        delta = np.zeros_like(hidden[-1])
+        loss_class = loss_recon = 0.0
+        if len(self._decoder):
+            decoded = self._decode(layers, hidden[-1])
+            scale_r = wr / max(wr.sum(), _EPSILON)
+            residual = decoded[-1] - x
+            loss_recon = float(((residual * residual).mean(axis=1) * scale_r).sum())
+            upstream = residual * (2.0 / self._layout.inputs * recon_weight) * scale_r[:, None]
+            delta = self._descend(grad, layers, self._decoder, decoded, upstream)
+        if self._classifier is not None:
+            logits = hidden[-1] @ layers[self._classifier][0] + layers[self._classifier][1]
+            onehot, wc_known = self._labels(y, wc)
+            scale_c = wc_known / max(wc_known.sum(), _EPSILON)
+            log_probs = _log_softmax(logits)
+            log_p = (onehot * log_probs).sum(axis=1)
+            if gamma:
+                focus, slope = _focal(log_p, gamma)
+                loss_class = float(-(log_p * focus * scale_c).sum())
+                scale_c = scale_c * slope
+            else:
+                loss_class = float(-(log_p * scale_c).sum())
+            d_logits = (np.exp(log_probs) - onehot) * scale_c[:, None]
+            self._put(grad, self._classifier, hidden[-1], d_logits)
+            delta = delta + d_logits @ layers[self._classifier][0].T
+        delta = np.where(hidden[-1] > 0.0, delta, 0.0)
+        self._descend(grad, layers, range(self._depth), hidden, delta)
         return Gradient(grad, loss_class, loss_recon)
 
     def infer(self, theta: Floats, x: Floats) -> Inference:
         """Return probabilities and errors; see :class:`~device_agent.inference.engine.Engine`."""
         check_shapes(self._layout, theta, x)
         layers = self._layers(theta)
-        probs = np.empty((len(x), self._layout.classes), dtype=np.float32)
-        err = np.empty(len(x), dtype=np.float32)
+        probs = np.zeros((len(x), self._layout.classes), dtype=np.float32)
+        err = np.zeros(len(x), dtype=np.float32)
         for start in range(0, len(x), _CHUNK_ROWS):  # activations of one chunk stay in the cache
             rows = slice(start, start + _CHUNK_ROWS)
             self._score(layers, x[rows], probs[rows], err[rows])
         return Inference(probs, err)
 
-    def _score(self, layers: Layers, x: Real, probs: Real, err: Real) -> None:
-        """Write what :meth:`infer` returns for a few rows; no activation is kept, and arrays are reused."""
-        hidden = x
-        for weight, bias in layers[: self._depth]:
-            hidden = hidden @ weight
-            hidden += bias
-            np.maximum(hidden, 0.0, out=hidden)
-        weight, bias = layers[self._depth]
-        np.matmul(hidden, weight, out=probs)
-        probs += bias
-        probs -= probs.max(axis=1, keepdims=True)
-        np.exp(probs, out=probs)
-        probs /= probs.sum(axis=1, keepdims=True)
-        for weight, bias in layers[self._depth + 1 : -1]:
-            hidden = hidden @ weight
-            hidden += bias
-            np.maximum(hidden, 0.0, out=hidden)
-        weight, bias = layers[-1]
-        residual = hidden @ weight
-        residual += bias
-        residual -= x
-        np.einsum("ij,ij->i", residual, residual, out=err)
-        err /= self._layout.inputs
-
     def evaluate(self, theta: Floats, x: Floats, y: Labels, wc: Floats, wr: Floats) -> Evaluation:
         """Return sums over rows; see :class:`~device_agent.inference.engine.Engine`."""
         check_shapes(self._layout, theta, x, y, wc, wr)
-        _, logits, decoded = self._forward(self._layers(theta), x)
+        layers = self._layers(theta)
+        code = self._encode(layers, x)[-1]
+        row_class, row_recon = np.zeros(len(x)), np.zeros(len(x))
         onehot, wc_known = self._labels(y, wc)
-        row_class = -(onehot * _log_softmax(logits)).sum(axis=1)
-        row_recon = np.square(decoded[-1] - x).mean(axis=1)
         confusion = np.zeros((self._layout.classes, self._layout.classes))
-        counted = wc_known > 0.0
-        np.add.at(confusion, (y[counted], logits[counted].argmax(axis=1)), 1.0)
+        if self._classifier is not None:
+            logits = code @ layers[self._classifier][0] + layers[self._classifier][1]
+            row_class = -(onehot * _log_softmax(logits)).sum(axis=1)
+            counted = wc_known > 0.0
+            np.add.at(confusion, (y[counted], logits[counted].argmax(axis=1)), 1.0)
+        if len(self._decoder):
+            row_recon = np.square(self._decode(layers, code)[-1] - x).mean(axis=1)
         return Evaluation(
             loss_class_sum=float((row_class * wc_known).sum()),
             wc_sum=float(wc_known.sum()),
@@ -127,23 +125,52 @@ class NumpyEngine:
             confusion=confusion,
         )
 
+    def _score(self, layers: Layers, x: Real, probs: Real, err: Real) -> None:
+        """Write what :meth:`infer` returns for a few rows; no activation is kept, and arrays are reused."""
+        hidden = x
+        for weight, bias in layers[: self._depth]:
+            hidden = hidden @ weight
+            hidden += bias
+            np.maximum(hidden, 0.0, out=hidden)
+        if self._classifier is None:
+            probs[:, BENIGN_INDEX] = 1.0
+        else:
+            weight, bias = layers[self._classifier]
+            np.matmul(hidden, weight, out=probs)
+            probs += bias
+            probs -= probs.max(axis=1, keepdims=True)
+            np.exp(probs, out=probs)
+            probs /= probs.sum(axis=1, keepdims=True)
+        for index in self._decoder:
+            weight, bias = layers[index]
+            hidden = hidden @ weight
+            hidden += bias
+            if index < self._decoder[-1]:
+                np.maximum(hidden, 0.0, out=hidden)
+        if len(self._decoder):
+            hidden -= x
+            np.einsum("ij,ij->i", hidden, hidden, out=err)
+            err /= self._layout.inputs
+
     def _layers(self, theta: Real) -> Layers:
         tensors = [theta[where].reshape(shape) for where, shape in self._cuts]
         return list(zip(tensors[::2], tensors[1::2], strict=True))
 
-    def _forward(self, layers: Layers, x: Real) -> tuple[list[Real], Real, list[Real]]:
-        """Return activations of the encoder (input first), the logits, activations of the decoder."""
+    def _encode(self, layers: Layers, x: Real) -> list[Real]:
+        """Return the activations of the encoder, input first."""
         hidden = [x]
         for weight, bias in layers[: self._depth]:
             hidden.append(np.maximum(hidden[-1] @ weight + bias, 0.0))
-        weight, bias = layers[self._depth]
-        logits = hidden[-1] @ weight + bias
-        decoded = [hidden[-1]]
-        for index in range(self._depth + 1, len(layers)):
+        return hidden
+
+    def _decode(self, layers: Layers, code: Real) -> list[Real]:
+        """Return the activations of the decoder, the code first; the last layer is linear."""
+        decoded = [code]
+        for index in self._decoder:
             weight, bias = layers[index]
             z = decoded[-1] @ weight + bias
-            decoded.append(z if index == len(layers) - 1 else np.maximum(z, 0.0))
-        return hidden, logits, decoded
+            decoded.append(z if index == self._decoder[-1] else np.maximum(z, 0.0))
+        return decoded
 
     def _labels(self, y: Labels, wc: Real) -> tuple[Real, Real]:
         """Return one-hot labels and class weights that are 0 where the label names no class."""
@@ -153,10 +180,30 @@ class NumpyEngine:
         onehot[rows, y[rows]] = 1.0
         return onehot, np.where(known, wc, wc.dtype.type(0.0))
 
+    def _descend(self, grad: Real, layers: Layers, span: range, activations: list[Real], delta: Real) -> Real:
+        """Write the gradients of a stack of layers; return that of the stack's input, before any ReLU."""
+        for position in reversed(range(len(span))):
+            index = span[position]
+            self._put(grad, index, activations[position], delta)
+            if index == 0:
+                return delta  # nobody wants the gradient at the rows
+            delta = delta @ layers[index][0].T
+            if position:
+                delta = np.where(activations[position] > 0.0, delta, 0.0)
+        return delta
+
     def _put(self, grad: Real, layer: int, incoming: Real, delta: Real) -> None:
         """Write the gradients of one dense layer to their places."""
         grad[self._cuts[2 * layer][0]] = (incoming.T @ delta).ravel()
         grad[self._cuts[2 * layer + 1][0]] = delta.sum(axis=0)
+
+
+def _focal(log_p: Real, gamma: float) -> tuple[Real, Real]:
+    """Return ``(1 - p)^gamma`` and the factor that it puts on the gradient at the logits."""
+    p = np.exp(log_p)
+    rest = np.maximum(1.0 - p, log_p.dtype.type(_EPSILON))
+    focus = np.exp(gamma * np.log(rest))
+    return focus, focus * (1.0 - gamma * p * log_p / rest)
 
 
 def _log_softmax(logits: Real) -> Real:

@@ -82,10 +82,12 @@ def self_test(engine: Engine) -> None:
     y = rng.integers(-1, layout.classes, size=n).astype(np.int32)
     wc, wr = rng.uniform(0.0, 2.0, size=(2, n)).astype(np.float32)
     wanted, given = (e.gradient(theta, x, y, wc, wr, recon_weight=0.7) for e in (oracle, engine))
+    focal, focal_given = (e.gradient(theta, x, y, wc, wr, recon_weight=0.7, gamma=2.0) for e in (oracle, engine))
     expected, seen = (e.infer(theta, x) for e in (oracle, engine))
     truth, found = (e.evaluate(theta, x, y, wc, wr) for e in (oracle, engine))
     differences = {
         "gradient": _relative(given.grad, wanted.grad),
+        "focal gradient": _relative(focal_given.grad, focal.grad),
         "class loss": _relative(np.array(given.loss_class), np.array(wanted.loss_class)),
         "reconstruction loss": _relative(np.array(given.loss_recon), np.array(wanted.loss_recon)),
         "probabilities": _relative(seen.probs, expected.probs),

@@ -25,6 +25,8 @@ class TrainSettings:
         Of the shuffling; the same seed, rows and engine give the same weights.
     class_weight_cap
         Largest ratio of two class weights, >= 1; 1 switches class weights off.
+    focal_gamma
+        Focal exponent of the classification loss, 0 to 10; 0 is plain cross entropy.
     max_steps
         Upper bound on steps, 0 = none.
     optimizer
@@ -40,6 +42,7 @@ class TrainSettings:
     recon_weight: float = 0.5
     seed: int = 0
     class_weight_cap: float = 10.0
+    focal_gamma: float = 0.0
     max_steps: int = 0
     optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
 
@@ -50,6 +53,8 @@ class TrainSettings:
             raise ValueError(f"recon_weight {self.recon_weight} is outside [0, 100]")
         if not 1.0 <= self.class_weight_cap <= 1e6:
             raise ValueError(f"class_weight_cap {self.class_weight_cap} is outside [1, 1e6]")
+        if not 0.0 <= self.focal_gamma <= 10.0:
+            raise ValueError(f"focal_gamma {self.focal_gamma} is outside [0, 10]")
         if self.seed < 0 or self.max_steps < 0:
             raise ValueError("seed and max_steps are not negative")
 
@@ -198,7 +203,13 @@ def train(
                 stopped = True
                 break
             out = engine.gradient(
-                optimizer.theta, data.x[rows], data.y[rows], wc[rows], wr[rows], recon_weight=settings.recon_weight
+                optimizer.theta,
+                data.x[rows],
+                data.y[rows],
+                wc[rows],
+                wr[rows],
+                recon_weight=settings.recon_weight,
+                gamma=settings.focal_gamma,
             )
             if optimizer.step(out.grad):
                 total += out.loss_class + settings.recon_weight * out.loss_recon

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from contract.exit_codes import ExitCode
-from contract.model import DEFAULT_SPEC, ModelSpec
+from contract.model import BUILT_IN_SPECS, DEFAULT_SPEC, ModelSpec
 from gateway.conversion.artifact import build_artifact, read_artifact, stem
 from gateway.conversion.verify import ArtifactError, verify_artifact
 
@@ -25,10 +25,12 @@ class Outcome:
     text: str
 
 
-def build(out_dir: Path, *, spec_file: Path | None = None, python: str | None = None) -> Outcome:
-    """Build the artifact of a spec (JSON file; the default spec without one) into ``out_dir``."""
+def build(
+    out_dir: Path, *, spec_file: Path | None = None, name: str = DEFAULT_SPEC.name, python: str | None = None
+) -> Outcome:
+    """Build the artifact of a spec (JSON file, or the built-in one of a name) into ``out_dir``."""
     try:
-        spec = ModelSpec.model_validate_json(spec_file.read_bytes()) if spec_file else DEFAULT_SPEC
+        spec = ModelSpec.model_validate_json(spec_file.read_bytes()) if spec_file else BUILT_IN_SPECS[name]
     except OSError as error:
         return Outcome(ExitCode.MODEL, f"cannot read {spec_file}: {error.strerror}")
     except ValueError as error:

@@ -107,27 +107,37 @@ def expected_signatures(spec: ModelSpec) -> dict[str, dict[str, tuple[str, tuple
     """Return the inputs of every signature: name, NumPy type and shape, -1 for any number of rows."""
     d, batch = spec.inputs, spec.train_batch
 
+    layout = spec.layout
+
     def rows(n: int) -> dict[str, tuple[str, tuple[int, ...]]]:
-        return {
+        found: dict[str, tuple[str, tuple[int, ...]]] = {
             "theta": ("float32", (spec.n_parameters,)),
             "x": ("float32", (n, d)),
-            "y": ("int32", (n,)),
-            "wc": ("float32", (n,)),
-            "wr": ("float32", (n,)),
         }
+        if layout.classifies:
+            found |= {"y": ("int32", (n,)), "wc": ("float32", (n,))}
+        return found | ({"wr": ("float32", (n,))} if layout.reconstructs else {})
 
+    scalars = ["recon_weight"] * layout.reconstructs + ["gamma"] * layout.classifies
     return {
-        "grad": {**rows(batch), "recon_weight": ("float32", ())},
+        "grad": {**rows(batch), **dict.fromkeys(scalars, ("float32", ()))},
         "infer": {name: rows(-1)[name] for name in ("theta", "x")},
         "evaluate": rows(-1),
     }
 
 
-_OUTPUTS = {
-    "grad": {"grad", "loss_class", "loss_recon"},
-    "infer": {"probs", "err"},
-    "evaluate": {"loss_class_sum", "wc_sum", "loss_recon_sum", "wr_sum", "confusion"},
-}
+def expected_outputs(spec: ModelSpec) -> dict[str, set[str]]:
+    """Return the names of what every signature gives."""
+    outputs: dict[str, set[str]] = {"grad": {"grad"}, "infer": set(), "evaluate": set()}
+    if spec.layout.classifies:
+        outputs["grad"].add("loss_class")
+        outputs["infer"].add("probs")
+        outputs["evaluate"] |= {"loss_class_sum", "wc_sum", "confusion"}
+    if spec.layout.reconstructs:
+        outputs["grad"].add("loss_recon")
+        outputs["infer"].add("err")
+        outputs["evaluate"] |= {"loss_recon_sum", "wr_sum"}
+    return outputs
 
 
 def check_signatures(interpreter: Any, spec: ModelSpec) -> None:
@@ -143,7 +153,7 @@ def check_signatures(interpreter: Any, spec: ModelSpec) -> None:
         }
         if found != inputs:
             raise ArtifactError(f"signatures: inputs of {name} are {found}, the spec wants {inputs}")
-        if set(runner.get_output_details()) != _OUTPUTS[name]:
+        if set(runner.get_output_details()) != expected_outputs(spec)[name]:
             raise ArtifactError(f"signatures: outputs of {name} are {sorted(runner.get_output_details())}")
 
 
@@ -164,13 +174,19 @@ def check_mathematics(interpreter: Any, spec: ModelSpec) -> list[str]:
     theta = initial_theta(spec.layout, rng)
     theta += rng.normal(0.0, 0.05, size=theta.shape).astype(np.float32)  # biases take part too
     batch = _rows(rng, spec, spec.train_batch)
-    grad = interpreter.get_signature_runner("grad")(theta=theta, **batch, recon_weight=np.float32(0.6))
-    reference = reference_gradient(spec, theta, batch, recon_weight=0.6)
     probe = _rows(rng, spec, _PROBE_ROWS)
-    seen = interpreter.get_signature_runner("infer")(theta=theta, x=probe["x"])
-    sums = interpreter.get_signature_runner("evaluate")(theta=theta, **probe)
+    wanted_inputs = expected_signatures(spec)
+
+    def run(name: str, **given: Any) -> Arrays:
+        taken = {key: value for key, value in given.items() if key in wanted_inputs[name]}
+        return dict(interpreter.get_signature_runner(name)(theta=theta, **taken))
+
+    settings = {"recon_weight": np.float32(0.6)}
+    grad, focal = (run("grad", **batch, **settings, gamma=np.float32(gamma)) for gamma in (0.0, 2.0))
+    seen, sums = run("infer", x=probe["x"]), run("evaluate", **probe)
     comparisons: list[tuple[str, Arrays, Arrays]] = [
-        ("grad", grad, reference),
+        ("grad", grad, reference_gradient(spec, theta, batch, recon_weight=0.6)),
+        ("grad with focal exponent 2", focal, reference_gradient(spec, theta, batch, recon_weight=0.6, gamma=2.0)),
         ("infer", seen, reference_inference(spec, theta, probe["x"])),
         ("evaluate", sums, reference_sums(spec, theta, probe)),
     ]

@@ -51,7 +51,7 @@ def outputs(blob):
 @pytest.mark.timeout(600)
 def test_a_rebuild_behaves_like_the_packaged_file(tmp_path, python):
     manifest, passed = build_artifact(DEFAULT_SPEC, tmp_path, python=python)
-    assert len(passed) == 6
+    assert len(passed) == 7
     blob, written = read_artifact(tmp_path / "two_head_v1.tflite")
     assert written == manifest
     packaged = outputs(files("device_agent.artifacts").joinpath("two_head_v1.tflite").read_bytes())
@@ -68,4 +68,4 @@ def test_other_architectures_pass_the_gate_too(tmp_path, python, hidden):
         {**DEFAULT_SPEC.model_dump(), "hidden": hidden, "name": "probe", "inputs": 11, "classes": 4, "train_batch": 8}
     )
     _, passed = build_artifact(spec, tmp_path, python=python)
-    assert len(passed) == 6
+    assert len(passed) == 7

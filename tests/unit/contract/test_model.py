@@ -7,6 +7,9 @@ from pydantic import ValidationError
 from contract.canonical import canonical_json
 from contract.errors import WeightsError
 from contract.model import (
+    AUTOENCODER_SPEC,
+    BUILT_IN_SPECS,
+    CLASSIFIER_SPEC,
     DEFAULT_SPEC,
     ModelSpec,
     ReleaseManifest,
@@ -103,3 +106,14 @@ def test_a_spec_that_is_too_big_is_refused():
 def test_canonical_json_takes_no_floats():
     with pytest.raises(TypeError, match="float"):
         canonical_json({"a": [1, {"b": 0.5}]})
+
+
+def test_the_heads_are_part_of_a_spec_but_the_default_keeps_its_id():
+    """Weights that are out there name the spec by this id."""
+    assert DEFAULT_SPEC.spec_id == "cea825a239b3bea6e3c7cf4a225e9b1361c09665d4b707493fa09ae7fe52338b"
+    assert len({spec.spec_id for spec in BUILT_IN_SPECS.values()}) == 3
+    names = [name for name, _, _ in CLASSIFIER_SPEC.layers()]
+    assert names == ["encoder0", "encoder1", "classifier"]
+    assert [name for name, _, _ in AUTOENCODER_SPEC.layers()] == ["encoder0", "encoder1", "decoder0", "decoder1"]
+    same_but_heads = DEFAULT_SPEC.model_copy(update={"heads": "classifier"})
+    assert same_but_heads.spec_id != DEFAULT_SPEC.spec_id

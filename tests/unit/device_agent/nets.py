@@ -12,6 +12,8 @@ TINY = Layout(inputs=7, classes=4, hidden=(6, 5), train_batch=8)
 DEEP = Layout(inputs=5, classes=3, hidden=(6, 5, 4), train_batch=8)
 SHALLOW = Layout(inputs=5, classes=3, hidden=(4,), train_batch=8)
 REAL = DEFAULT_SPEC.layout
+CLASSIFIER = Layout(inputs=7, classes=4, hidden=(6, 5), train_batch=8, heads="classifier")
+AUTOENCODER = Layout(inputs=7, classes=4, hidden=(6, 5), train_batch=8, heads="reconstruction")
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ import threading
 import numpy as np
 import pytest
 
-from contract.model import DEFAULT_SPEC
+from contract.model import AUTOENCODER_SPEC, CLASSIFIER_SPEC, DEFAULT_SPEC
 from device_agent.inference.numpy_engine import NumpyEngine
 from device_agent.inference.select import load_artifact
 from device_agent.training.optimizer import Optimizer, OptimizerSettings
@@ -133,3 +133,27 @@ def test_a_file_the_runtime_refuses_is_one_clear_error():
             litert.LiteRTEngine(REAL, b"\x1c\x00\x00\x00TFL3" + bytes(100))
     except litert.RuntimeMissingError as error:
         pytest.skip(f"no LiteRT here: {error}")
+
+
+@pytest.mark.parametrize("spec", [CLASSIFIER_SPEC, AUTOENCODER_SPEC], ids=lambda spec: spec.name)
+def test_the_nets_of_one_head_equal_numpy(spec):
+    ours, theirs = litert.LiteRTEngine(spec.layout, load_artifact(spec)), NumpyEngine(spec.layout)
+    b = batch(spec.layout, 20, seed=4)
+    for gamma in (0.0, 2.0):
+        a, z = (e.gradient(*b.args(), recon_weight=0.7, gamma=gamma) for e in (ours, theirs))
+        assert relative(a.grad, z.grad) < 1e-5
+        assert (a.loss_class, a.loss_recon) == pytest.approx((z.loss_class, z.loss_recon), rel=1e-5)
+    seen, wanted = (e.infer(b.theta, b.x) for e in (ours, theirs))
+    np.testing.assert_allclose(seen.probs, wanted.probs, atol=1e-6)
+    np.testing.assert_allclose(seen.err, wanted.err, rtol=1e-5)
+    sums, expected = (e.evaluate(*b.args()) for e in (ours, theirs))
+    assert np.array_equal(sums.confusion, expected.confusion)
+    assert (sums.wc_sum, sums.wr_sum) == pytest.approx((expected.wc_sum, expected.wr_sum))
+
+
+@pytest.mark.parametrize("gamma", [0.5, 2.0])
+def test_the_focal_gradient_equals_numpy(engine, oracle, gamma):
+    b = batch(REAL, REAL.train_batch, seed=9)
+    ours, theirs = (e.gradient(*b.args(), recon_weight=0.7, gamma=gamma) for e in (engine, oracle))
+    assert relative(ours.grad, theirs.grad) < 1e-5
+    assert ours.loss_class == pytest.approx(theirs.loss_class, rel=1e-5)

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 from device_agent.inference.numpy_engine import NumpyEngine
-from tests.unit.device_agent.nets import DEEP, SHALLOW, TINY, batch, relative
+from tests.unit.device_agent.nets import AUTOENCODER, CLASSIFIER, DEEP, SHALLOW, TINY, batch, relative
 
 
-def joint_loss(engine, b, recon_weight):
-    out = engine.gradient(*b.args(), recon_weight=recon_weight)
+def joint_loss(engine, b, recon_weight, gamma):
+    out = engine.gradient(*b.args(), recon_weight=recon_weight, gamma=gamma)
     return out.loss_class + recon_weight * out.loss_recon
 
 
@@ -17,18 +17,21 @@ def wide(b):
     return type(b)(*(a.astype(np.float64) if a.dtype == np.float32 else a for a in b.args()))
 
 
-@pytest.mark.parametrize("layout", [TINY, DEEP, SHALLOW], ids=["two", "three", "one"])
-def test_gradient_equals_numerical_differentiation(layout):
+@pytest.mark.parametrize("gamma", [0.0, 2.0, 0.5], ids=["cross entropy", "focal 2", "focal 0.5"])
+@pytest.mark.parametrize(
+    "layout", [TINY, DEEP, SHALLOW, CLASSIFIER, AUTOENCODER], ids=["two", "three", "one", "classifier", "autoencoder"]
+)
+def test_gradient_equals_numerical_differentiation(layout, gamma):
     """Central differences in float64 agree in every parameter."""
     engine, b = NumpyEngine(layout), wide(batch(layout, 12, seed=3))
-    grad = engine.gradient(*b.args(), recon_weight=0.7).grad
+    grad = engine.gradient(*b.args(), recon_weight=0.7, gamma=gamma).grad
     numeric = np.empty_like(grad)
     for i in range(len(grad)):
         losses = []
         for sign in (1, -1):
             theta = b.theta.copy()
             theta[i] += sign * 1e-6
-            losses.append(joint_loss(engine, type(b)(theta, *b.args()[1:]), 0.7))
+            losses.append(joint_loss(engine, type(b)(theta, *b.args()[1:]), 0.7, gamma))
         numeric[i] = (losses[0] - losses[1]) / 2e-6
     assert relative(grad, numeric) < 1e-6
 
@@ -123,3 +126,27 @@ def test_weights_and_rows_are_never_written():
     engine.gradient(*b.args(), recon_weight=1.0)
     engine.evaluate(*b.args())
     engine.infer(b.theta, b.x)
+
+
+def test_a_net_without_a_classifier_finds_everything_benign():
+    engine, b = NumpyEngine(AUTOENCODER), batch(AUTOENCODER, 5)
+    seen = engine.infer(b.theta, b.x)
+    assert seen.probs[:, 0].tolist() == [1.0] * 5
+    assert (seen.err > 0).all()
+    assert engine.evaluate(*b.args()).loss_class_sum == 0.0
+
+
+def test_a_net_without_a_decoder_has_no_reconstruction_error():
+    engine, b = NumpyEngine(CLASSIFIER), batch(CLASSIFIER, 5)
+    assert not engine.infer(b.theta, b.x).err.any()
+    assert engine.gradient(*b.args(), recon_weight=1.0).loss_recon == 0.0
+
+
+def test_a_sure_row_does_not_break_the_focal_loss():
+    """Where the probability of the true class is 1, the exponent meets a zero."""
+    engine, b = NumpyEngine(CLASSIFIER), batch(CLASSIFIER, 4)
+    theta = b.theta * np.float32(200.0)
+    y = engine.infer(theta, b.x).probs.argmax(axis=1).astype(np.int32)
+    out = engine.gradient(theta, b.x, y, b.wc, b.wr, recon_weight=0.0, gamma=2.0)
+    assert np.isfinite(out.grad).all()
+    assert out.loss_class == pytest.approx(0.0, abs=1e-6)

@@ -42,7 +42,7 @@ def test_the_choice_for_training(monkeypatch):
     monkeypatch.setattr(select, "probe", lambda *_args: ("numpy", "NumPy, since no LiteRT runtime"))
     chosen = select.choose_training_engine(DEFAULT_SPEC)
     assert (chosen.name, chosen.reason, chosen.artifact) == ("numpy", "NumPy, since no LiteRT runtime", None)
-    with pytest.raises(EngineError, match="^no LiteRT runtime$"):
+    with pytest.raises(EngineError, match=r"^no LiteRT runtime$"):
         select.choose_training_engine(DEFAULT_SPEC, "litert")
     monkeypatch.setattr(select, "probe", lambda *_args: ("litert", "fine"))
     assert select.choose_training_engine(DEFAULT_SPEC).artifact == ARTIFACT

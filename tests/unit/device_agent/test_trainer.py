@@ -52,9 +52,9 @@ def test_every_row_is_used_once_an_epoch():
     seen = []
 
     class Watching(NumpyEngine):
-        def gradient(self, theta, x, y, wc, wr, *, recon_weight):
+        def gradient(self, theta, x, y, wc, wr, **settings):
             seen.append(x.copy())
-            return super().gradient(theta, x, y, wc, wr, recon_weight=recon_weight)
+            return super().gradient(theta, x, y, wc, wr, **settings)
 
     train(Watching(LAYOUT), initial_theta(LAYOUT, 1), data, replace(SETTINGS, epochs=2))
     assert [len(x) for x in seen] == [16, 16, 16, 2] * 2
@@ -156,7 +156,14 @@ def test_weights_that_are_not_finite_are_refused():
 
 @pytest.mark.parametrize(
     "options",
-    [{"epochs": 0}, {"recon_weight": float("nan")}, {"class_weight_cap": 0.5}, {"seed": -1}, {"max_steps": -1}],
+    [
+        {"epochs": 0},
+        {"recon_weight": float("nan")},
+        {"class_weight_cap": 0.5},
+        {"seed": -1},
+        {"max_steps": -1},
+        {"focal_gamma": 11.0},
+    ],
     ids=str,
 )
 def test_settings_out_of_range_are_refused(options):

@@ -41,6 +41,7 @@ def test_the_packaged_artifact_passes(packaged):
         "operators",
         "signatures",
         "grad",
+        "grad with focal exponent 2",
         "infer",
         "evaluate",
     ]
@@ -102,8 +103,8 @@ class Fake:
             elif name == "evaluate":
                 out = reference_sums(TINY, theta, inputs)
             else:
-                weight = float(inputs.pop("recon_weight"))
-                out = reference_gradient(TINY, theta, inputs, recon_weight=weight)
+                weight, gamma = (float(inputs.pop(name)) for name in ("recon_weight", "gamma"))
+                out = reference_gradient(TINY, theta, inputs, recon_weight=weight, gamma=gamma)
             if self.fault is not None and self.fault[0] == name:
                 self.fault[1](out)
             return out
@@ -144,9 +145,12 @@ def test_wrong_mathematics_is_refused(fault):
         verify.check_mathematics(Fake(fault), TINY)
 
 
-def test_the_yardstick_itself_equals_numerical_differentiation():
+@pytest.mark.parametrize("heads", ["both", "classifier", "reconstruction"])
+@pytest.mark.parametrize("gamma", [0.0, 2.0])
+def test_the_yardstick_itself_equals_numerical_differentiation(heads, gamma):
+    spec = ModelSpec.model_validate({**TINY.model_dump(), "heads": heads})
     rng = np.random.default_rng(2)
-    theta = initial_theta(TINY.layout, rng).astype(np.float64) + rng.normal(0, 0.05, TINY.n_parameters)
+    theta = initial_theta(spec.layout, rng).astype(np.float64) + rng.normal(0, 0.05, spec.n_parameters)
     rows = {
         "x": rng.uniform(0, 3, (9, 5)),
         "y": rng.integers(-1, 3, 9).astype(np.int32),
@@ -155,14 +159,14 @@ def test_the_yardstick_itself_equals_numerical_differentiation():
     }
 
     def loss(weights):
-        out = reference_gradient(TINY, weights, rows, recon_weight=0.6)
-        return out["loss_class"] + 0.6 * out["loss_recon"]
+        out = reference_gradient(spec, weights, rows, recon_weight=0.6, gamma=gamma)
+        return out.get("loss_class", 0.0) + 0.6 * out.get("loss_recon", 0.0)
 
     step = 1e-6
     numeric = [
-        (loss(theta + step * unit) - loss(theta - step * unit)) / (2 * step) for unit in np.eye(TINY.n_parameters)
+        (loss(theta + step * unit) - loss(theta - step * unit)) / (2 * step) for unit in np.eye(spec.n_parameters)
     ]
-    grad = reference_gradient(TINY, theta, rows, recon_weight=0.6)["grad"]
+    grad = reference_gradient(spec, theta, rows, recon_weight=0.6, gamma=gamma)["grad"]
     np.testing.assert_allclose(grad, numeric, atol=1e-7)
 
 
@@ -176,7 +180,7 @@ def test_commands_report_missing_and_broken_files(tmp_path, packaged):
     assert "no artifact manifest" in commands.verify(path).text
     path.with_suffix(".json").write_text(manifest.model_dump_json())
     outcome = commands.verify(path)
-    assert (outcome.code, outcome.text.count("ok  ")) == (ExitCode.OK, 6)
+    assert (outcome.code, outcome.text.count("ok  ")) == (ExitCode.OK, 7)
     assert f"parameters {manifest.spec.n_parameters}" in commands.inspect(path).text
 
 
