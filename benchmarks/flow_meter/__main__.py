@@ -7,7 +7,7 @@ ten packets, shown and subtracted. The last line is JSON; it is also written to 
 """
 
 import argparse
-import datetime
+import datetime as dt
 import json
 import os
 import platform
@@ -157,7 +157,7 @@ def main() -> int:
         scanned = compare("scan", traffic.scan(frames[:100_000], n_scan), mine + peers, rounds, scratch)
         scan_loops = {e: loop(scratch / "scan.pcap", e, (16_384,), rounds) for e in names if e != "packet"}
     result = {
-        "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
+        "date": dt.datetime.now(dt.UTC).strftime("%Y-%m-%d"),
         "cpu": cpu_name(),
         "cores": os.cpu_count(),
         "load": os.getloadavg()[0],

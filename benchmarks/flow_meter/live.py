@@ -47,7 +47,8 @@ from benchmarks.flow_meter import traffic
 rate, seconds = float(sys.argv[1]), float(sys.argv[2])
 rng = np.random.default_rng(3)
 sizes = rng.choice([22, 100, 400, 1458], p=[0.5, 0.2, 0.15, 0.15], size=4096).tolist()
-frames = [traffic.udp(0x0A000010 + i % 60, 0x0A000001, 1024 + i % 2000, 53, b"x" * size) for i, size in enumerate(sizes)]
+ends = [(0x0A000010 + i % 60, 0x0A000001, 1024 + i % 2000, 53) for i in range(4096)]
+frames = [traffic.udp(*end, b"x" * size) for end, size in zip(ends, sizes)]
 sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
 sock.bind(("eth0", 0))
 send, start, sent, failed = sock.send, time.perf_counter(), 0, 0

@@ -177,7 +177,8 @@ class MappedCapture:
     def _window_rows(self, most: int) -> npt.NDArray[np.uint8]:
         """Return headers and first bytes of the next whole records of the window."""
         at, end, captured_at = self._window_at, self._window_end, self._captured_at.unpack_from
-        data, starts = memoryview(self._window), []  # type: ignore[arg-type]
+        data = memoryview(self._window)  # type: ignore[arg-type]
+        starts: list[int] = []
         last = end - _RECORD_HEADER_BYTES
         append = starts.append
         for _ in range(most):

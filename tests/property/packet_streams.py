@@ -1,4 +1,4 @@
-"""Hypothesis strategies for packets of few endpoints, so that flows meet, end, come back and get in each other's way."""
+"""Packets of few endpoints for Hypothesis: flows meet, end, come back and get in each other's way."""
 
 import struct
 from dataclasses import dataclass

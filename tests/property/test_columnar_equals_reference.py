@@ -75,9 +75,7 @@ def test_colliding_hashes_and_small_pieces(stream: PacketBatch, limits: MeterSet
 @pytest.mark.parametrize("in_order", [True, False])
 @given(seed=st.integers(0, 2**32), max_flows=st.sampled_from((20, 1_000)))
 @settings(max_examples=3, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-def test_long_streams(
-    engine_type: type[Tested], batch_size: int, in_order: bool, seed: int, max_flows: int
-) -> None:
+def test_long_streams(engine_type: type[Tested], batch_size: int, in_order: bool, seed: int, max_flows: int) -> None:
     n = 300 if batch_size < 64 else 3_000
     limits = MeterSettings(idle_s=1.5, active_s=5.0, max_flows=max_flows)
     compare(FlowMeter(limits), engine_type(limits, seed=seed), long_stream(seed, n, in_order=in_order), batch_size)

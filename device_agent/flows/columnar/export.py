@@ -96,9 +96,7 @@ def records(
     return FlowBatch(identity=identity, features=features)
 
 
-def _identity(
-    identity: npt.NDArray[np.void], flows: npt.NDArray[np.void], ids: Callable[[bytes, int], U64]
-) -> None:
+def _identity(identity: npt.NDArray[np.void], flows: npt.NDArray[np.void], ids: Callable[[bytes, int], U64]) -> None:
     """Fill what flows are."""
     n, key_1, swapped = len(flows), flows["key_1"], flows["swapped"]
     both = np.zeros((n, 2, 16), dtype=np.uint8)

@@ -9,6 +9,8 @@ from device_agent.flows.columnar.table import KeyTable, extended
 I64 = npt.NDArray[np.int64]
 Rows = npt.NDArray[np.int32]
 
+_FEW = 200
+
 
 class FlowTable:
     """Columns by row of the key table.
@@ -121,8 +123,10 @@ class FlowTable:
         rows = np.concatenate(self._touched)
         self._touched = []
         rows = rows[~self.live[rows] & (self.ended[rows] < 0)]
-        if len(rows):
+        if len(rows) > _FEW:
             self.keys.release(np.unique(rows))
+        elif len(rows):
+            self.keys.release(np.array(sorted(set(rows.tolist())), dtype=np.int32))
 
 
 def _head(due: npt.NDArray[np.bool_], known: npt.NDArray[np.bool_], turns: I64) -> Rows:

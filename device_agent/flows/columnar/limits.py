@@ -47,7 +47,8 @@ class Limits:
     def ticks(clock: I64, low: int, high: int) -> Index:
         """Return the packets of a range, but for its first one, at which the clock begins another second."""
         seconds = clock[low:high] // _SECOND_US
-        return (seconds[1:] != seconds[:-1]).nonzero()[0] + low + 1
+        found: Index = (seconds[1:] != seconds[:-1]).nonzero()[0] + low + 1
+        return found
 
     def suspect(self, plan: Plan, time: I64, clock: I64, idle_us: int) -> int | None:
         """Return the first packet that may come behind a tick which has closed its flow, if there is one.

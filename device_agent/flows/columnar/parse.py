@@ -181,19 +181,27 @@ def _common(batch: PacketBatch, captured: I64) -> Headers:
     elif link_type not in RAW_IP:
         common[:] = False
     common &= (total >= 20) & ((payload >= 0) | ~has_ports) & (~is_tcp | ((offset >= 0x50) & (total >= 40)))
-    headers = Headers.blank(0)
-    headers.reason = common.view(np.uint8) * np.uint8(METERED)
-    headers.addresses = view["addresses"].astype(np.uint64)
-    headers.ports = view["ports"].astype(np.uint64)
-    headers.ports *= has_ports
-    headers.proto = proto.astype(np.uint64)
-    headers.ip_len, headers.payload_len = total.astype(np.int64), np.maximum(payload, 0).astype(np.int64)
-    headers.flags = (view["flags"] & np.uint8(0x3F)) * is_tcp
-    headers.seq = view["seq"].astype(np.uint32)
-    headers.window = view["window"].astype(np.uint16)
-    headers.has_tcp = is_tcp
-    headers.is_v6 = np.zeros(n, dtype=np.bool_)
-    return headers
+    ports = view["ports"].astype(np.uint64)
+    ports *= has_ports
+    return Headers(
+        reason=common.view(np.uint8) * np.uint8(METERED),
+        addresses=view["addresses"].astype(np.uint64),
+        ports=ports,
+        proto=proto.astype(np.uint64),
+        ip_len=total.astype(np.int64),
+        payload_len=np.maximum(payload, 0).astype(np.int64),
+        flags=(view["flags"] & np.uint8(0x3F)) * is_tcp,
+        seq=view["seq"].astype(np.uint32),
+        window=view["window"].astype(np.uint16),
+        has_tcp=is_tcp,
+        is_v6=np.zeros(n, dtype=np.bool_),
+        v6_at=_NO_ROWS,
+        v6_words=_NO_WORDS,
+    )
+
+
+_NO_ROWS = np.zeros(0, dtype=np.intp)
+_NO_WORDS = np.zeros((0, 4), dtype=np.uint64)
 
 
 def _header_bytes() -> npt.NDArray[np.int32]:

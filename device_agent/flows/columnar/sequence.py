@@ -19,7 +19,7 @@ TRAILING_US = 5_000_000
 
 @dataclass(slots=True)
 class KeyState:
-    """What is known of a key before its packets; of a flow if ``live``, and of the last TCP end if ``ended_us >= 0``."""
+    """What is known of a key before its packets: a flow if ``live``, a TCP end if ``ended_us >= 0``."""
 
     live: bool
     first_us: int

@@ -42,7 +42,7 @@ HAS_TCP = 0x40
 """The flow began with a TCP header."""
 
 _KEY = [("key_0", "u8"), ("key_1", "u8"), ("v6_words", "u8", (4,)), ("is_v6", "?")]
-KEY = np.dtype(_KEY)  # type: ignore[arg-type]
+KEY = np.dtype(_KEY)
 """A flow key, as in ``parse.Packets``."""
 
 FLOW = np.dtype(
@@ -64,12 +64,13 @@ FLOW = np.dtype(
         ("sums", "u8", (2, len(SUMS))),
         ("least", "i8", (2, len(EXTREMES))),
         ("greatest", "i8", (2, len(EXTREMES))),
-    ],  # type: ignore[arg-type]
+    ],
     align=True,
 )
 """A flow, or one part of it. Direction 0 is forward. ``swapped`` packets of the key are the forward ones if
 ``swapped`` is set. ``window`` is the first window field of each direction, -1 before it; ``isn`` the sequence number
-of the last forward SYN, -1 before it. Times and gaps are microseconds. The layout is also that of ``flow_t`` in ``flows/fast/meter.c``."""
+of the last forward SYN, -1 before it. Times and gaps are microseconds. ``flow_t`` of ``flows/fast/meter.c`` has this
+layout."""
 
 
 def blank(n: int) -> npt.NDArray[np.void]:

@@ -6,6 +6,7 @@ code as for the columnar meter.
 
 import ctypes
 from secrets import randbits
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +25,8 @@ _LATEST_US = 1 << 62
 _MAX_OUT = 4_096
 _MAX_OPENS = 8_192
 _DONE, _STEPPED = 0, 2
+
+_Scalar = TypeVar("_Scalar", bound=np.generic)
 
 _OPEN = np.dtype(
     [
@@ -76,10 +79,10 @@ class FastMeter:
         self._meter = library.kw_new(idle_us, active_us, settings.max_flows, seed, _MAX_OUT, _MAX_OPENS)
         if not self._meter:
             raise MemoryError(f"no memory for a table of {settings.max_flows} flows")
-        self._out = self._view(library.kw_out, _MAX_OUT + 4, FLOW)
-        self._serials = self._view(library.kw_out_serial, _MAX_OUT + 4, np.dtype("u8"))
-        self._reasons = self._view(library.kw_out_reason, _MAX_OUT + 4, np.dtype("u1"))
-        self._opens = self._view(library.kw_opens, _MAX_OPENS, _OPEN)
+        self._out = self._view(library.kw_out(self._meter), _MAX_OUT + 4, FLOW)
+        self._serials = self._view(library.kw_out_serial(self._meter), _MAX_OUT + 4, np.dtype(np.uint64))
+        self._reasons = self._view(library.kw_out_reason(self._meter), _MAX_OUT + 4, np.dtype(np.uint8))
+        self._opens = self._view(library.kw_opens(self._meter), _MAX_OPENS, _OPEN)
         self._openings = Openings()
         self._closed: list[tuple[npt.NDArray[np.void], npt.NDArray[np.uint8]]] = []
         self._totals = np.zeros(3 + len(IGNORE_REASONS) + len(EndReason), dtype=np.int64)
@@ -128,10 +131,10 @@ class FastMeter:
         self._drain()
         return self._take()
 
-    def _view(self, address_of: "ctypes._NamedFuncPointer", n: int, dtype: np.dtype[np.generic]) -> npt.NDArray[np.void]:
+    def _view(self, address: int, n: int, dtype: np.dtype[_Scalar]) -> npt.NDArray[_Scalar]:
         """Return an array over memory of the library."""
-        memory = (ctypes.c_uint8 * (n * dtype.itemsize)).from_address(address_of(self._meter))
-        return np.frombuffer(memory, dtype=dtype)
+        memory = (ctypes.c_uint8 * (n * dtype.itemsize)).from_address(address)
+        return np.ndarray((n,), dtype=dtype, buffer=memoryview(memory))
 
     def _drain(self) -> None:
         """Take what was opened and closed since the last time."""

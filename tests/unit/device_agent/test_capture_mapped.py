@@ -14,7 +14,9 @@ from device_agent.flows.fast.library import load
 WALKS = [
     pytest.param(False, id="python"),
     pytest.param(
-        True, id="compiled", marks=pytest.mark.skipif(load() is None, reason="no compiled meter; run scripts/build-fast")
+        True,
+        id="compiled",
+        marks=pytest.mark.skipif(load() is None, reason="no compiled meter; run scripts/build-fast"),
     ),
 ]
 pytestmark = pytest.mark.parametrize("compiled", WALKS)

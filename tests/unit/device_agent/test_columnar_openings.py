@@ -34,7 +34,9 @@ def test_groups_count_what_single_flows_do(seed, limits):
     grouped, one_by_one = Openings(*limits), InitiatorWindows(*limits)
     clock = 10**15
     for n in (1, 40, 300, 17, 2_000, 5):
-        keys, swapped, calls = random_openings(rng, n, rng.choice([2, 12, 300]), 3_000, [0, 1, 23, 80, *range(2_000, 4_000)])
+        keys, swapped, calls = random_openings(
+            rng, n, rng.choice([2, 12, 300]), 3_000, [0, 1, 23, 80, *range(2_000, 4_000)]
+        )
         times = clock + np.cumsum(rng.choice([0, 100, 90_000], size=n))
         if rng.random() < 0.3:
             times[n // 2 :] += 25_000_000

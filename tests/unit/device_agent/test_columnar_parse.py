@@ -85,12 +85,16 @@ def test_whole_frames(copies):
 @pytest.mark.parametrize("copies", [1, 8])
 def test_frames_cut_at_every_byte(copies):
     for frame in samples():
-        check([frame[:n] for n in range(min(len(frame), 100) + 1)] * copies, 1, [len(frame)] * (min(len(frame), 100) + 1) * copies)
+        check(
+            [frame[:n] for n in range(min(len(frame), 100) + 1)] * copies,
+            1,
+            [len(frame)] * (min(len(frame), 100) + 1) * copies,
+        )
 
 
 @pytest.mark.parametrize("link_type", sorted(LINK_TYPES | {147}))
 def test_every_link_type_with_any_bytes(link_type):
-    rng = random.Random(link_type)
+    rng = random.Random(link_type)  # noqa: S311
     start = {1: 14, 113: 16, 276: 20, 0: 4, 108: 4}.get(link_type, 0)
     frames = []
     for _ in range(600):
@@ -101,7 +105,9 @@ def test_every_link_type_with_any_bytes(link_type):
             at = {14: 12, 16: 14, 20: 0}[start]
             head[at : at + 2] = ethertype
         elif start == 4:
-            head = bytearray(rng.choice([b"\x02\x00\x00\x00", b"\x00\x00\x00\x02", b"\x1e\x00\x00\x00", b"\x00\x00\x00\x18"]))
+            head = bytearray(
+                rng.choice([b"\x02\x00\x00\x00", b"\x00\x00\x00\x02", b"\x1e\x00\x00\x00", b"\x00\x00\x00\x18"])
+            )
         frame = bytearray(head + body)
         for _ in range(rng.choice([0, 0, 1, 3])):
             if frame:

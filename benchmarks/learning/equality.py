@@ -1,0 +1,90 @@
+"""The same thirty steps on every engine: gradients at equal weights, and the weights afterwards.
+
+More steps would compare rounding: one flipped ReLU unit, amplified by Adam, outweighs every formula. Imports NumPy and
+the agent's engines only, so that it also runs under emulation.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from contract.initial import initial_theta
+from contract.layout import Layout
+from device_agent.inference.engine import Engine
+from device_agent.training.optimizer import Optimizer, OptimizerSettings
+from device_agent.training.trainer import row_weights
+
+STEPS = 30
+TOLERANCE = 1e-5
+
+
+@dataclass(frozen=True)
+class Case:
+    """One loss and optimiser; ``masked`` leaves a part of the rows without labels."""
+
+    kind: str = "sgd"
+    mu: float = 0.0
+    gamma: float = 0.0
+    class_weights: bool = False
+    masked: bool = False
+    clip: float = 0.0
+    decay: float = 0.0
+
+    @property
+    def settings(self) -> OptimizerSettings:
+        return OptimizerSettings(
+            kind=self.kind,
+            learning_rate=0.05 if self.kind == "sgd" else 1e-3,
+            proximal_mu=self.mu,
+            clip_norm=self.clip,
+            weight_decay=self.decay,
+        )
+
+
+CASES = {
+    "sgd-momentum": Case(),
+    "adam": Case("adam"),
+    "fedprox": Case(mu=0.1),
+    "class-weights": Case(class_weights=True),
+    "focal": Case(gamma=2.0),
+    "masked-two-headed": Case("adam", class_weights=True, masked=True),
+    "clipped-decayed": Case("adam", clip=0.5, decay=0.02),
+}
+RECON_WEIGHT = 0.5
+
+
+def make_rows(layout: Layout, n: int = 10_000, seed: int = 5) -> tuple[np.ndarray, np.ndarray]:
+    """Return synthetic model inputs with clusters per class, heavy tails and imbalance, and labels."""
+    rng = np.random.default_rng(seed)
+    shares = np.array([0.6, *np.full(layout.classes - 1, 0.4 / (layout.classes - 1))])
+    y = rng.choice(layout.classes, n, p=shares).astype(np.int32)
+    centres = rng.uniform(0.3, 2.2, (layout.classes, layout.inputs))
+    x = centres[y] + rng.standard_t(4, (n, layout.inputs)) * 0.35
+    x[:, :2] = 0.0
+    return np.clip(x, 0.0, 3.0).astype(np.float32), y
+
+
+def batches(layout: Layout, case: Case) -> list[tuple[np.ndarray, ...]]:
+    """Return the rows, labels and row weights of every step."""
+    x, y = make_rows(layout, STEPS * layout.train_batch)
+    if case.masked:
+        y = np.where(np.random.default_rng(6).random(len(y)) < 0.5, -1, y).astype(np.int32)
+    wc, wr = row_weights(y, layout.classes, cap=10.0 if case.class_weights else 1.0)
+    size = layout.train_batch
+    return [tuple(a[at : at + size] for a in (x, y, wc, wr)) for at in range(0, len(x), size)]
+
+
+def run(engine: Engine, case: Case) -> tuple[np.ndarray, np.ndarray]:
+    """Return the first gradient and the weights after all steps."""
+    layout = engine.layout
+    optimizer = Optimizer(initial_theta(layout, 3), case.settings)
+    first = np.zeros(0)
+    for step in batches(layout, case):
+        out = engine.gradient(optimizer.theta, *step, recon_weight=RECON_WEIGHT, gamma=case.gamma)
+        first = first if len(first) else out.grad.copy()
+        optimizer.step(out.grad)
+    return first, optimizer.theta.copy()
+
+
+def relative(value: np.ndarray, reference: np.ndarray) -> float:
+    return float(np.abs(value - reference).max() / np.abs(reference).max())
