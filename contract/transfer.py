@@ -4,6 +4,7 @@ A ``Pull`` is a frozen value: every step returns the next one. The chunks themse
 """
 
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from contract.canonical import sha256_hex
 from contract.messages import BlobChunk, BlobOffer, BlobRequest
@@ -13,22 +14,27 @@ STALLED_S = 5.0
 """Silence after which what was asked for is asked for again."""
 
 
-def n_chunks(size_bytes: int) -> int:
-    """Return into how many chunks ``size_bytes`` (at least 1) fall."""
-    return -(-size_bytes // CHUNK_BYTES)
+def make_offer(
+    kind: Literal["update", "release"], key: str, data: bytes, *, chunk_bytes: int = CHUNK_BYTES
+) -> BlobOffer:
+    """Return the offer of an encoded message."""
+    return BlobOffer(kind=kind, key=key, digest=sha256_hex(data), size_bytes=len(data), chunk_bytes=chunk_bytes)
 
 
-def chunk_length(size_bytes: int, index: int) -> int:
-    """Return the length of one chunk of a whole of ``size_bytes``."""
-    return min(CHUNK_BYTES, size_bytes - index * CHUNK_BYTES)
+def n_chunks(offer: BlobOffer) -> int:
+    """Return into how many chunks an offer falls."""
+    return -(-offer.size_bytes // offer.chunk_bytes)
 
 
-def cut(data: bytes, digest: str, index: int) -> BlobChunk | None:
-    """Return one chunk of ``data``, ``None`` if the number is beyond its end."""
-    part = data[index * CHUNK_BYTES : (index + 1) * CHUNK_BYTES]
-    if not part:
-        return None
-    return BlobChunk(digest=digest, index=index, data=part, data_digest=sha256_hex(part))
+def span(offer: BlobOffer, index: int) -> tuple[int, int]:
+    """Return offset and length of a chunk in the whole; the length is 0 beyond its end."""
+    offset = index * offer.chunk_bytes
+    return offset, max(0, min(offer.chunk_bytes, offer.size_bytes - offset))
+
+
+def make_chunk(digest: str, index: int, data: bytes) -> BlobChunk:
+    """Return the message that carries a chunk."""
+    return BlobChunk(digest=digest, index=index, data=data, data_digest=sha256_hex(data))
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,14 +61,13 @@ class Pull:
     @property
     def complete(self) -> bool:
         """Whether all chunks are here."""
-        return len(self.have) == n_chunks(self.offer.size_bytes)
+        return len(self.have) == n_chunks(self.offer)
 
     def refusal(self, chunk: BlobChunk) -> str | None:
         """Return why a chunk is not taken: ``chunk-index``, ``chunk-length``, ``chunk-digest``, or ``None``."""
-        size_bytes = self.offer.size_bytes
-        if chunk.index >= n_chunks(size_bytes):
+        if chunk.index >= n_chunks(self.offer):
             return "chunk-index"
-        if len(chunk.data) != chunk_length(size_bytes, chunk.index):
+        if len(chunk.data) != span(self.offer, chunk.index)[1]:
             return "chunk-length"
         return "chunk-digest" if sha256_hex(chunk.data) != chunk.data_digest else None
 
@@ -79,7 +84,7 @@ class Pull:
         flying = frozenset() if now_s - self.heard_s >= STALLED_S else self.flying
         room = WINDOW - len(flying)
         missing: list[int] = []
-        for index in range(n_chunks(self.offer.size_bytes)):
+        for index in range(n_chunks(self.offer)):
             if len(missing) == room:
                 break
             if index not in self.have and index not in flying:

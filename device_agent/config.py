@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, model_validator
 
 from contract.ids import DeviceId
+from contract.messages.transfer import INLINE_BYTES
 from device_agent.errors import ConfigError
 
 
@@ -61,6 +62,8 @@ class BrokerConfig(_Section):
         TLS: authority of the broker, and the device's own certificate and key.
     allow_plaintext
         Allows MQTT without TLS to a host that is not this machine.
+    inline_bytes
+        A larger update is offered and pulled in chunks instead of sent in one piece.
     keepalive_s
         Seconds without traffic after which the broker takes the device for lost is 1.5 times this.
     """
@@ -73,6 +76,7 @@ class BrokerConfig(_Section):
     cert_file: FilePath | None = None
     key_file: FilePath | None = None
     allow_plaintext: bool = False
+    inline_bytes: int = Field(default=INLINE_BYTES, ge=4_096, le=1_048_576)
     keepalive_s: int = Field(default=30, ge=5, le=3_600)
 
     @model_validator(mode="after")

@@ -1,10 +1,34 @@
 """Messages from the broker as events of the core. What does not decode is a counted refusal."""
 
-from contract import codec
+from contract import CONTRACT_MAJOR, CONTRACT_VERSION, codec
 from contract.errors import ContractError
-from contract.messages import Assignment, GatewayState, MarkSet, Receipt, Release, RoundTask, RunCommand
+from contract.messages import (
+    Assignment,
+    BlobChunk,
+    BlobOffer,
+    BlobRequest,
+    GatewayState,
+    MarkSet,
+    Receipt,
+    Release,
+    RoundTask,
+    RunCommand,
+    Versions,
+)
 from contract.model import ModelSpec
-from contract.topics import ASSIGNMENT, COMMAND, GATEWAY_STATE, RECEIPT, RELEASE, ROOT, TASK, parse
+from contract.topics import (
+    ASSIGNMENT,
+    COMMAND,
+    GATEWAY_STATE,
+    PART,
+    PULL,
+    RECEIPT,
+    RELEASE,
+    ROOT,
+    TASK,
+    VERSIONS,
+    parse,
+)
 from device_agent.events import (
     AssignmentReceived,
     CommandReceived,
@@ -22,10 +46,14 @@ from device_agent.trust import Keyring, check_release
 
 def own_topics(device_id: str, *, accept_marks: bool) -> tuple[str, ...]:
     """Return what a device subscribes to at every connect; model digests come and go."""
-    topics = [topic.of(device=device_id) for topic in (TASK, ASSIGNMENT, RECEIPT)]
+    topics = [topic.of(device=device_id) for topic in (TASK, ASSIGNMENT, RECEIPT, PULL, PART)]
     if accept_marks:
         topics += [f"{ROOT}/run/+/mark/{device_id}", COMMAND.wildcard]
-    return (GATEWAY_STATE.of(), *topics)
+    return (VERSIONS.of(), GATEWAY_STATE.of(), *topics)
+
+
+Transfer = BlobOffer | BlobRequest | BlobChunk
+"""Messages about payloads in chunks; they are the post's and the pulls' business, not the core's."""
 
 
 class Reader:
@@ -42,15 +70,18 @@ class Reader:
         Messages that are none, by reason.
     staged
         Weights of releases that were verified and not yet taken, by digest.
+    version_trouble
+        Why this device and its gateway do not understand each other, empty if they do; for a person.
     """
 
     def __init__(self, spec: ModelSpec, keyring: Keyring) -> None:
         self.refused: dict[str, int] = {}
+        self.version_trouble = ""
         self.staged: dict[str, HeldModel] = {}
         self._spec = spec
         self._keyring = keyring
 
-    def read(self, topic: str, payload: bytes) -> Event | None:
+    def read(self, topic: str, payload: bytes) -> Event | Transfer | None:
         """Return the event of a message, ``None`` if it says nothing or was refused."""
         try:
             return self._read(topic, payload)
@@ -59,7 +90,7 @@ class Reader:
             self.refused[reason] = self.refused.get(reason, 0) + 1
             return None
 
-    def _read(self, topic: str, payload: bytes) -> Event | None:
+    def _read(self, topic: str, payload: bytes) -> Event | Transfer | None:  # noqa: C901  # one branch per message
         parsed = parse(topic)
         if not payload:
             return TaskCleared() if parsed.topic is TASK else None
@@ -79,6 +110,11 @@ class Reader:
                 return MarksReceived(message)
             case RunCommand():
                 return CommandReceived(message)
+            case BlobOffer() | BlobRequest() | BlobChunk():
+                return message
+            case Versions():
+                self.version_trouble = _version_trouble(message)
+                return None
             case _:
                 return None
 
@@ -90,3 +126,14 @@ class Reader:
         # The core takes or leaves it at once, so one place is enough.
         self.staged = {digest: HeldModel(release.manifest, verdict.weights)}
         return ReleaseReceived(digest, release.manifest)
+
+
+def _version_trouble(versions: Versions) -> str:
+    if CONTRACT_MAJOR in versions.majors:
+        return ""
+    spoken = ", ".join(str(major) for major in versions.majors)
+    older = "this agent" if max(versions.majors) > CONTRACT_MAJOR else "the gateway"
+    return (
+        f"contract {CONTRACT_VERSION} is not understood by gateway {versions.gateway_version}, which speaks major "
+        f"{spoken}; update {older}"
+    )

@@ -12,6 +12,7 @@ from device_agent.config import AgentConfig
 from device_agent.detection.calibration import Calibration
 from device_agent.events import Facts
 from device_agent.inference.engine import Floats
+from device_agent.store.blobs import BlobStore
 from device_agent.store.database import Database
 from device_agent.store.outbox import Outbox
 from device_agent.store.samples import SampleStore
@@ -91,6 +92,7 @@ class Memory:
         self.state = StateStore(folder / "state.db")
         self.samples = SampleStore(folder / "samples.db")
         self.outbox = Outbox(folder / "outbox.db")
+        self.blobs = BlobStore(folder / "blobs.db")
         self.alerts = AlertFile(config.alert_path, max_bytes=config.alerts.max_bytes)
         self._rates: tuple[int, float] = (0, 0.0)
         factory = factory_model(spec)
@@ -148,12 +150,13 @@ class Memory:
         """Write what waits and close everything."""
         self.samples.close()
         self.outbox.close()
+        self.blobs.close()
         self.state.close()
         self.alerts.close()
 
     @property
     def _databases(self) -> tuple[Database, ...]:
-        return (self.state.database, self.samples.database, self.outbox.database)
+        return (self.state.database, self.samples.database, self.outbox.database, self.blobs.database)
 
     def _calibration(self, facts: Facts) -> Calibration | None:
         kept = self.state.get("calibration")

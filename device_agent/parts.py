@@ -3,10 +3,11 @@
 from dataclasses import dataclass, field
 from uuid import uuid4
 
-from contract.messages import Birth, DeviceState, Status, Telemetry
+from contract.messages import Birth, DeviceState, Release, Status, Telemetry
+from contract.messages.transfer import INLINE_BYTES
 from contract.model import DEFAULT_SPEC, ModelId, ModelSpec
 from contract.taxonomy import BENIGN_INDEX
-from contract.topics import STATUS
+from contract.topics import FETCH, STATUS
 from device_agent.boards import Board, Budgets, detect_board, load_board
 from device_agent.choosing import SILENT, Evidence, calibrated
 from device_agent.config import AgentConfig, BrokerConfig, read_secret
@@ -28,6 +29,7 @@ from device_agent.memory import Memory, Restored, model_id
 from device_agent.notify import Supervisor
 from device_agent.pipeline import Pipeline
 from device_agent.post import Post
+from device_agent.pulls import Pulls
 from device_agent.samples.buffer import BufferSettings, SampleBuffer
 from device_agent.samples.split import Split, SplitSettings
 from device_agent.telemetry import make_birth, merge_counters, rss_bytes
@@ -58,6 +60,7 @@ class Parts:
     reader: Reader
     transport: Transport | None
     post: Post
+    pulls: Pulls
     supervisor: Supervisor
     restored: Restored
     counted: dict[str, int] = field(default_factory=dict)
@@ -113,6 +116,7 @@ class Parts:
                 self.memory.counters(),
                 self.reader.refused,
                 self.post.counters,
+                self.pulls.counters,
                 self.transport.counters if self.transport is not None else {},
                 {f"ignored-{reason}": count for reason, count in meter.ignored.items()},
                 {name.replace("_", "-"): value for name, value in dropped.items()},
@@ -192,6 +196,8 @@ def _assemble(
         on_rows=lambda _rows, _exam, _alerted: None,
         first_us=restored.first_us,
     )
+    inline_bytes = config.broker.inline_bytes if config.broker is not None else INLINE_BYTES
+    post = Post(config.device.id, memory.outbox, transport, inline_bytes=inline_bytes)
     return Parts(
         config=config,
         board=board,
@@ -220,7 +226,8 @@ def _assemble(
         machine=machine,
         reader=Reader(spec, keyring),
         transport=transport,
-        post=Post(config.device.id, memory.outbox, transport),
+        post=post,
+        pulls=Pulls(memory.blobs, lambda request: post.say(FETCH, request), max_bytes=Release.max_bytes),
         supervisor=Supervisor(),
         restored=restored,
     )

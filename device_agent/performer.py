@@ -5,7 +5,7 @@ from collections import deque
 
 from contract.messages import ActiveModel, EvaluationReport, EveAlert, Message, Signature
 from contract.taxonomy import BENIGN_INDEX, CLASSES
-from contract.topics import ACTIVE, ALERT, BIRTH, RELEASE, REPORT, SIGNATURE, STATUS, UPDATE
+from contract.topics import ACTIVE, ALERT, BIRTH, RELEASE, RELEASE_OFFER, REPORT, SIGNATURE, STATUS, UPDATE
 from device_agent.choosing import Chosen, calibrated, choose_detector, score_exam, self_check
 from device_agent.events import (
     AdoptLocal,
@@ -103,9 +103,11 @@ class Performer:
             case SubscribeModel(digest):
                 if parts.transport is not None:
                     parts.transport.subscribe(RELEASE.of(digest=digest))
+                    parts.transport.subscribe(RELEASE_OFFER.of(digest=digest))
             case UnsubscribeModel(digest):
                 if parts.transport is not None:
                     parts.transport.unsubscribe(RELEASE.of(digest=digest))
+                    parts.transport.unsubscribe(RELEASE_OFFER.of(digest=digest))
             case HoldModel(digest):
                 model = parts.reader.staged.pop(digest)
                 parts.memory.models[digest] = model

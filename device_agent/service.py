@@ -12,8 +12,9 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from contract.exit_codes import ExitCode
+from contract.messages import BlobChunk, BlobOffer, BlobRequest
 from contract.taxonomy import BENIGN_INDEX
-from contract.topics import STATUS, TELEMETRY
+from contract.topics import RELEASE, STATUS, TELEMETRY
 from device_agent.allocator import give_back
 from device_agent.errors import AgentError
 from device_agent.events import (
@@ -161,12 +162,28 @@ class Agent:
                     log.info("event=disconnected reason=%r", reason)
                     self._hear(Disconnected())
                 case Arrived(topic, payload):
-                    heard = self.parts.reader.read(topic, payload)
-                    if heard is not None:
-                        self._hear(heard)
+                    self._take(topic, payload)
                     self._work_off()
                 case Delivered(handle):
                     self.parts.post.delivered(handle)
+
+    def _take(self, topic: str, payload: bytes) -> None:
+        parts = self.parts
+        match parts.reader.read(topic, payload):
+            case None:
+                pass
+            case BlobRequest() as request:
+                parts.post.supply(request)
+            case BlobOffer() as offer:
+                # An offer that nobody asked for any more was on its way when its release was let go.
+                if offer.key in parts.machine.subscribed:
+                    parts.pulls.offered(offer, self._clock())
+            case BlobChunk() as chunk:
+                whole = parts.pulls.took(chunk, self._clock())
+                if whole is not None:
+                    self._take(RELEASE.of(digest=whole[0]), whole[1])
+            case event:
+                self._hear(event)
 
     def _read_trainer(self) -> None:
         outcome = self.parts.learner.poll()
@@ -199,7 +216,10 @@ class Agent:
             self._save()
         if self._due("give-back", _GIVE_BACK_S, now_s):
             give_back()
-        trouble = parts.memory.trouble
+        trouble = parts.memory.trouble or parts.reader.version_trouble
+        if parts.post.online:
+            parts.pulls.keep_only(parts.machine.subscribed)
+            parts.pulls.tick(now_s)
         if parts.capture.state in ("failed", "starting"):
             trouble = "the capture failed; the log says why"
         self._events.append(HealthChanged(trouble))

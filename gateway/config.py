@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from contract.messages.transfer import INLINE_BYTES
 from gateway.errors import ConfigError
 
 Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
@@ -53,6 +54,8 @@ class BrokerConfig(_Section):
         ``auto`` tries MQTT 5 and falls back to 3.1.1 when the broker refuses it.
     keepalive_s
         Seconds of silence after which either side pings.
+    inline_bytes
+        A larger release is offered and pulled in chunks instead of sent in one piece.
     max_packet_bytes
         Largest packet the broker takes; larger ones are refused before they are sent.
     session_expiry_s
@@ -70,6 +73,7 @@ class BrokerConfig(_Section):
     allow_plaintext: bool = False
     protocol: Literal["auto", "5", "3.1.1"] = "auto"
     keepalive_s: int = Field(default=60, ge=5, le=3_600)
+    inline_bytes: int = Field(default=INLINE_BYTES, ge=4_096, le=1_048_576)
     max_packet_bytes: int = Field(default=262_144, ge=16_384, le=268_435_455)
     session_expiry_s: int = Field(default=86_400, ge=0, le=4_294_967_294)
 

@@ -3,13 +3,36 @@
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from math import ceil
 
 import numpy as np
 
+from contract import CONTRACT_MAJOR
 from contract.codec import encode
-from contract.messages import ActiveModel, EvaluationReport, GatewayState, Message, Receipt, RoundTask
+from contract.messages import (
+    ActiveModel,
+    BlobRequest,
+    EvaluationReport,
+    GatewayState,
+    Message,
+    Receipt,
+    RoundTask,
+    Versions,
+)
+from contract.messages.transfer import CHUNK_BYTES
 from contract.model import DEFAULT_SPEC, weights_from_bytes
-from contract.topics import ASSIGNMENT, GATEWAY_STATE, RECEIPT, RELEASE, TASK, Topic
+from contract.topics import (
+    ASSIGNMENT,
+    GATEWAY_STATE,
+    PART,
+    PULL,
+    RECEIPT,
+    RELEASE,
+    RELEASE_OFFER,
+    TASK,
+    VERSIONS,
+    Topic,
+)
 from gateway import log
 from gateway.aggregation import ServerState
 from gateway.closing import Aggregator, NewModel
@@ -30,6 +53,7 @@ from gateway.events import (
     StoreReported,
 )
 from gateway.families import Decide, ReplaceFamilies, StoreGrouping
+from gateway.pulls import Handout
 from gateway.registry import Device, DeviceChanged, Refused, SignatureStored
 from gateway.releases import SignsBytes
 from gateway.rounds import AcceptUpdate, ClearTask, CloseRound, OpenRound, RefuseUpdate, RepeatReceipt, target_key
@@ -69,6 +93,8 @@ class Performer:
         self._aggregator = Aggregator(DEFAULT_SPEC, config.aggregation)
         self._changed: dict[str, Device] = {}
         self.counts: Counter[str] = Counter()
+        self.handout = Handout()
+        self.on_refusal: Callable[[str, str], None] = lambda _device_id, _reason: None
 
     def perform(self, effect: Effect) -> RoundStored | SearchFinished | None:  # noqa: C901 - one flat table
         """Perform one effect; effects that compute return their outcome as an event.
@@ -128,6 +154,20 @@ class Performer:
         """Count and log a refusal."""
         self.counts[f"{what}.{reason}"] += 1
         log.warn("refused", device=device_id, what=what, reason=reason)
+        self.on_refusal(device_id, reason)
+
+    def request_chunks(self, device_id: str, request: BlobRequest) -> None:
+        """Ask a device for chunks."""
+        self._send(PULL.of(device=device_id), request, PULL)
+
+    def hand_out(self, device_id: str, request: BlobRequest) -> None:
+        """Send a device the chunks of a release that it asks for."""
+        chunks = self.handout.chunks(request)
+        if chunks is None:
+            self.count(device_id, "fetch", "unknown")
+            return
+        for chunk in chunks:
+            self._send(PART.of(device=device_id), chunk, PART)
 
     def _perform_delivery(self, effect: Effect) -> None:  # noqa: C901, PLR0912 - one flat table
         """Perform the effects around families, releases and assignments."""
@@ -152,8 +192,12 @@ class Performer:
                 self._publish_release(digest)
             case ClearRelease(digest):
                 self._send_bytes(RELEASE.of(digest=digest), b"", RELEASE)
+                self._send_bytes(RELEASE_OFFER.of(digest=digest), b"", RELEASE_OFFER)
+                self.handout.withdraw(digest)
                 self._store.models.set_published(digest, published=False)
             case Announce():
+                versions = Versions(majors=(CONTRACT_MAJOR,), gateway_version=self._state.gateway_version)
+                self._send(VERSIONS.of(), versions, VERSIONS)
                 self._send(GATEWAY_STATE.of(), self._state, GATEWAY_STATE)
             case Republish(assignments, tasks, without_task):
                 for message in assignments:
@@ -226,7 +270,12 @@ class Performer:
         release = self._store.models.release(digest)
         if release is None:
             raise StoreError(f"the store misses model {digest}, which an assignment names")
-        self._send(RELEASE.of(digest=digest), release, RELEASE)
+        data, inline_bytes = encode(release), self._config.broker.inline_bytes
+        if len(data) <= inline_bytes:
+            self._send_bytes(RELEASE.of(digest=digest), data, RELEASE)
+        else:
+            offer = self.handout.offer(digest, data, chunk_bytes=min(CHUNK_BYTES, inline_bytes))
+            self._send(RELEASE_OFFER.of(digest=digest), offer, RELEASE_OFFER)
         self._store.models.set_published(digest, published=True)
 
     def _store_reported(self, message: ActiveModel | EvaluationReport) -> None:
@@ -243,10 +292,14 @@ class Performer:
         self._send(RECEIPT.of(device=device_id), receipt, RECEIPT)
 
     def _send(self, topic: str, message: Message, row: Topic) -> None:
-        self._send_bytes(topic, encode(message), row)
+        expiry_s = row.expiry if isinstance(row.expiry, int) else None
+        if isinstance(message, RoundTask):
+            # A round that is over must not reach a device that comes back later.
+            expiry_s = ceil(message.deadline_s)
+        self._send_bytes(topic, encode(message), row, expiry_s=expiry_s)
 
-    def _send_bytes(self, topic: str, payload: bytes, row: Topic) -> None:
-        refusal = self._publish(topic, payload, qos=row.qos, retain=row.retain)
+    def _send_bytes(self, topic: str, payload: bytes, row: Topic, *, expiry_s: int | None = None) -> None:
+        refusal = self._publish(topic, payload, qos=row.qos, retain=row.retain, expiry_s=expiry_s)
         if refusal == "oversize":
             self.counts["publish.oversize"] += 1
             log.warn("publish-refused", topic=topic, bytes=len(payload), reason=refusal)

@@ -12,14 +12,12 @@ from threading import Event as Flag
 from types import FrameType
 
 from contract import CONTRACT_VERSION
-from contract.codec import decode
-from contract.errors import ContractError
 from contract.messages import GatewayState
 from contract.model import DEFAULT_SPEC
-from contract.topics import parse
 from gateway import log, supervision
 from gateway.config import GatewayConfig, read_password
-from gateway.events import Effect, Event, PeerSaid, SessionUp, Ticked
+from gateway.events import Effect, Event, SessionUp, Ticked
+from gateway.intake import Intake
 from gateway.machine import GatewayMachine
 from gateway.performer import STORED_TOGETHER, Performer
 from gateway.restore import restore
@@ -31,7 +29,6 @@ _TICK_S = 0.1
 _FLUSH_S = 1.0
 _QUEUE_LENGTH = 10_000
 _GOODBYE_S = 1.0
-_LOGGED_TOPIC = 80
 
 
 class Service:
@@ -68,6 +65,7 @@ class Service:
         self._transport = Transport(config.broker, password, state, self._queue)
         self._performer = Performer(config, self._store, signer, self._transport.publish, state)
         self._machine = GatewayMachine(config, DEFAULT_SPEC, restored.memory)
+        self._intake = Intake(config.screening, self._store, self._performer, self._handle)
         self._offline_reason: str | None = None
         self._restored = restored
         self._broker = f"{config.broker.host}:{config.broker.port}"
@@ -113,6 +111,8 @@ class Service:
             self._transport.tick()
             now = time.monotonic()
             self._settle(self._machine.handle(Ticked(), now))
+            if self._transport.connected:
+                self._intake.tick(now)
             if now >= next_flush:
                 self._performer.flush()
                 next_flush = now + _FLUSH_S
@@ -132,20 +132,8 @@ class Service:
                     log.warn("broker-away", broker=self._broker, reason=reason, action="trying again")
                 self._offline_reason = reason
             case MessageArrived(topic, payload, token):
-                self._take_message(topic, payload)
+                self._intake.take(topic, payload)
                 self._transport.acknowledge(token)
-
-    def _take_message(self, topic: str, payload: bytes) -> None:
-        if not payload:
-            return
-        try:
-            parsed = parse(topic)
-            message = decode(parsed.topic.message, payload)
-        except ContractError as error:
-            self._performer.count(topic[:_LOGGED_TOPIC], "message", error.reason)
-            return
-        if parsed.device_id is not None:
-            self._handle(PeerSaid(parsed.device_id, message))
 
     def _handle(self, event: Event) -> None:
         self._settle(self._machine.handle(event, time.monotonic()))

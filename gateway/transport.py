@@ -20,11 +20,24 @@ from paho.mqtt.properties import Properties
 
 from contract.codec import encode
 from contract.messages import GatewayState, Message
-from contract.topics import ACTIVE, BIRTH, GATEWAY_STATE, REPORT, SIGNATURE, STATUS, TELEMETRY, UPDATE
+from contract.topics import (
+    ACTIVE,
+    ANY_BIRTH,
+    BIRTH,
+    CHUNK,
+    FETCH,
+    GATEWAY_STATE,
+    OFFER,
+    REPORT,
+    SIGNATURE,
+    STATUS,
+    TELEMETRY,
+    UPDATE,
+)
 from gateway.config import BrokerConfig
 from gateway.errors import ConfigError
 
-SUBSCRIPTIONS = (BIRTH, STATUS, SIGNATURE, TELEMETRY, UPDATE, ACTIVE, REPORT)
+SUBSCRIPTIONS = (STATUS, SIGNATURE, TELEMETRY, UPDATE, ACTIVE, REPORT, OFFER, CHUNK, FETCH)
 _PACKET_OVERHEAD_BYTES = 64
 _LONGEST_RETRY_S = 15
 _INFLIGHT = 100
@@ -225,7 +238,8 @@ class Transport:
             self._put(Disconnected(f"refused: {reason}"))
             return
         self._connection += 1
-        wanted: list[tuple[str, int]] = [(topic.wildcard, topic.qos) for topic in SUBSCRIPTIONS]
+        wanted: list[tuple[str, int]] = [(ANY_BIRTH, BIRTH.qos)]
+        wanted += [(topic.wildcard, topic.qos) for topic in SUBSCRIPTIONS]
         client.subscribe(wanted)
         self._put(Connected("5" if self._protocol == mqtt.MQTTv5 else "3.1.1"))
 

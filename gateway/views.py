@@ -3,6 +3,7 @@
 import json
 import sys
 import textwrap
+import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -55,6 +56,11 @@ def status(store: Store) -> Data:
             "measures": grouping.measures,
         },
         "devices": devices,
+        "quarantined": {
+            c.device_id: {"reason": c.reason, "until": _time(c.until_s), "times": c.times}
+            for c in store.quarantine.all()
+            if c.until_s > time.time()
+        },
         "refusals": store.counts(),
     }
 
@@ -138,6 +144,9 @@ def _status_text(data: Data) -> str:
         for d in data["devices"]
     ]
     lines += ["", *_table(("device", "online", "state", "rows", "family", "in use"), rows)]
+    if data["quarantined"]:
+        confined = data["quarantined"].items()
+        lines += ["", "quarantined:", *(f"  {name:<32} {q['reason']:<20} until {q['until']}" for name, q in confined)]
     if data["refusals"]:
         lines += ["", "refused:", *(f"  {reason:<40} {count:>8}" for reason, count in data["refusals"].items())]
     return "\n".join(lines)

@@ -14,12 +14,13 @@ from contract.messages.base import Message
 INLINE_BYTES = 65_536
 """A larger payload is offered instead of sent."""
 CHUNK_BYTES = 49_152
-"""Every chunk but the last has this length, so that a chunk with its frame stays below ``INLINE_BYTES``."""
+"""Usual and greatest length of a chunk, so that a chunk with its frame stays below ``INLINE_BYTES``."""
+MIN_CHUNK_BYTES = 1_024
 MAX_BLOB_BYTES = 67_108_864
 WINDOW = 8
 """Chunks that may be on their way at a time."""
 
-_MAX_INDEX = (MAX_BLOB_BYTES - 1) // CHUNK_BYTES
+_MAX_INDEX = (MAX_BLOB_BYTES - 1) // MIN_CHUNK_BYTES
 ChunkIndex = Annotated[int, Field(ge=0, le=_MAX_INDEX)]
 
 
@@ -36,12 +37,15 @@ class BlobOffer(Message):
         SHA-256 of the bytes.
     size_bytes
         How many there are.
+    chunk_bytes
+        Length of every chunk but the last.
     """
 
     kind: Literal["update", "release"]
     key: str = Field(pattern=r"^[a-z0-9-]{1,120}$")
     digest: Digest
     size_bytes: int = Field(ge=1, le=MAX_BLOB_BYTES)
+    chunk_bytes: int = Field(default=CHUNK_BYTES, ge=MIN_CHUNK_BYTES, le=CHUNK_BYTES)
 
 
 class BlobRequest(Message):
@@ -61,7 +65,7 @@ class BlobChunk(Message):
     index
         Number of the chunk, from 0.
     data
-        ``CHUNK_BYTES`` bytes, the last chunk what is left.
+        As long as the offer says, the last chunk what is left.
     data_digest
         SHA-256 of ``data``.
     """

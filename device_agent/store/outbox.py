@@ -72,6 +72,7 @@ class Outbox:
         self._sizes: dict[Kind, dict[str, int]] = {kind: {} for kind in _GIVE_UP_ORDER}
         # What the disk refused lives as long as the process does.
         self._volatile: dict[str, Waiting] = {}
+        self._open: Waiting | None = None
         for key, kind, size in self.database.read("SELECT key, kind, length(payload) FROM outbox ORDER BY sequence"):
             self._sizes[_kind(str(kind))][str(key)] = int(str(size))
 
@@ -120,6 +121,17 @@ class Outbox:
             wanted = [k for kind in reversed(_GIVE_UP_ORDER) for k in self._sizes[kind] if k not in without][:limit]
             return [message for key in wanted if (message := self._load(key)) is not None]
 
+    def part(self, key: str, offset: int, length: int) -> bytes:
+        """Return a piece of a payload; empty if the message is gone.
+
+        The payload stays in memory until it is settled or another one is asked for: SQLite would read all of it from
+        the disk for every piece.
+        """
+        with self._lock:
+            if self._open is None or self._open.key != key:
+                self._open = self._load(key)
+            return b"" if self._open is None else self._open.payload[offset : offset + length]
+
     def close(self) -> None:
         """Close the file."""
         self.database.close()
@@ -135,6 +147,8 @@ class Outbox:
 
     def _forget(self, keys: list[str]) -> None:
         self.database.write("DELETE FROM outbox WHERE key = ?", [(key,) for key in keys])
+        if self._open is not None and self._open.key in keys:
+            self._open = None
         for key in keys:
             self._volatile.pop(key, None)
             for sizes in self._sizes.values():

@@ -54,6 +54,15 @@ CREATE TABLE reports (
     PRIMARY KEY (device_id, run_id)) STRICT;
 CREATE TABLE counters (reason TEXT PRIMARY KEY, count INTEGER NOT NULL) STRICT;
 """
+# Added later; a store of an earlier release gets them when it is opened for writing.
+_ADDITIONS = """
+CREATE TABLE IF NOT EXISTS pulls (device_id TEXT PRIMARY KEY, message BLOB NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS chunks (
+    device_id TEXT NOT NULL, number INTEGER NOT NULL, data BLOB NOT NULL, PRIMARY KEY (device_id, number)) STRICT;
+CREATE TABLE IF NOT EXISTS quarantine (
+    device_id TEXT PRIMARY KEY, reason TEXT NOT NULL, since_s REAL NOT NULL, until_s REAL NOT NULL,
+    times INTEGER NOT NULL) STRICT;
+"""
 
 
 class Database:
@@ -133,6 +142,7 @@ class Database:
         connection.execute("PRAGMA foreign_keys = ON")
         if version == 0:
             connection.executescript(f"BEGIN;{_SCHEMA}PRAGMA user_version = {SCHEMA_VERSION};COMMIT;")
+        connection.executescript(_ADDITIONS)
 
     @contextmanager
     def _errors(self) -> Iterator[None]:

@@ -5,9 +5,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from gateway.store.base import Database
+from gateway.store.blobs import BlobStore
 from gateway.store.devices import DeviceStore
 from gateway.store.families import FamilyStore
 from gateway.store.models import ModelStore
+from gateway.store.quarantine import QuarantineStore
 from gateway.store.reports import ReportStore
 from gateway.store.rounds import RoundStore
 from gateway.store.signatures import SignatureStore
@@ -30,6 +32,8 @@ class Store:
         self.rounds = RoundStore(self._database)
         self.families = FamilyStore(self._database)
         self.reports = ReportStore(self._database)
+        self.blobs = BlobStore(self._database)
+        self.quarantine = QuarantineStore(self._database)
 
     @contextmanager
     def transaction(self) -> Iterator[None]:

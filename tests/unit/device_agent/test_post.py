@@ -2,10 +2,12 @@
 
 import pytest
 
-from contract.messages import Receipt, Status
-from contract.topics import ALERT, STATUS, UPDATE
+from contract.canonical import sha256_hex
+from contract.codec import decode
+from contract.messages import BlobChunk, BlobOffer, BlobRequest, Receipt, Status
+from contract.topics import ALERT, OFFER, STATUS, UPDATE
 from device_agent.post import Post
-from device_agent.store.outbox import Outbox
+from device_agent.store.outbox import Outbox, Waiting
 
 STATUS_MESSAGE = Status(device_id="cam-1", session="s-1", state="ready")
 
@@ -18,7 +20,7 @@ class FakeTransport:
         self.sent = []
         self.refuse = False
 
-    def publish(self, topic, payload, *, qos=1, retain=False):
+    def publish(self, topic, payload, *, qos=1, retain=False, expiry_s=None):
         if self.refuse:
             return None
         self.sent.append((topic, payload, qos, retain))
@@ -126,3 +128,35 @@ def test_replacing_sends_the_newer_bytes(post, transport, outbox):
     post.flush()
     assert len(outbox) == 1
     assert Status.model_validate_json(transport.sent[0][1]) == newer
+
+
+def test_a_large_update_is_offered_and_supplied_in_chunks(transport, outbox):
+    """The offer takes the place of the payload; what comes of the chunks is the payload."""
+    now = [0.0]
+    post = Post("cam-1", outbox, transport, inline_bytes=4_096, clock=lambda: now[0])
+    payload = bytes(range(256)) * 40
+    outbox.put(Waiting("round-000001-cam-1-fallback", "update", "t", payload))
+    post.flush()
+    topic, sent, qos, retain = transport.sent[0]
+    offer = decode(BlobOffer, sent)
+    assert (topic, qos, retain) == (OFFER.of(device="cam-1"), 1, False)
+    assert (offer.key, offer.size_bytes, offer.digest) == ("round-000001-cam-1-fallback", 10_240, sha256_hex(payload))
+    post.supply(BlobRequest(digest=offer.digest, wanted=(0, 1, 2)))
+    chunks = [decode(BlobChunk, data) for _, data, _, _ in transport.sent[1:]]
+    assert b"".join(chunk.data for chunk in chunks) == payload
+    post.supply(BlobRequest(digest="0" * 64, wanted=(0,)))
+    assert post.counters == {"pull-unknown": 1}
+
+
+def test_an_update_without_an_answer_is_sent_again_after_a_while(transport, outbox):
+    now = [0.0]
+    post = Post("cam-1", outbox, transport, clock=lambda: now[0])
+    keep(post, "update", "round-000001-cam-1-fallback")
+    post.flush()
+    post.delivered(1)
+    now[0] = 59.0
+    post.flush()
+    assert len(transport.sent) == 1
+    now[0] = 60.0
+    post.flush()
+    assert len(transport.sent) == 2

@@ -68,3 +68,14 @@ def test_what_the_disk_refuses_still_goes_out_in_this_process(tmp_path):
     assert outbox.database.failures == {"store-read-only": 1}
     assert outbox.settle(update(1).key) == 1
     assert outbox.pending() == []
+
+
+def test_pieces_of_a_payload(tmp_path):
+    outbox = Outbox(tmp_path / "o.db")
+    whole = update(1).payload
+    outbox.put(update(1), update(2))
+    assert outbox.part(update(1).key, 1, 3) == whole[1:4]
+    assert outbox.part(update(2).key, 0, 10_000) == update(2).payload
+    assert outbox.part(update(1).key, len(whole), 5) == b""
+    outbox.settle(update(1).key)
+    assert outbox.part(update(1).key, 0, 3) == b""

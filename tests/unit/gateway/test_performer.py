@@ -43,7 +43,7 @@ class Bench:
         self.answer = None
         self.performer = Performer(config(), self.store, NoSigner(), self.publish, STATE)
 
-    def publish(self, topic, payload, *, qos, retain):
+    def publish(self, topic, payload, *, qos, retain, expiry_s=None):
         row = parse(topic).topic
         assert (qos, retain) == (row.qos, row.retain)
         self.published.append((row.name, payload))
@@ -151,7 +151,7 @@ def test_releases_are_retained_and_cleared(bench):
     assert sha256_hex(b.reader.models.release(b.head).weights) == b.head
     assert b.reader.models.published() == {b.head}
     b.performer.perform(ClearRelease(b.head))
-    assert b.published[-1] == ("model", b"")
+    assert b.published[-2:] == [("model", b""), ("model-offer", b"")]
     assert b.reader.models.published() == set()
 
 
@@ -197,8 +197,8 @@ def test_a_new_session_says_online_and_sends_everything_again(bench):
     b.performer.perform(Announce())
     b.performer.perform(Republish((assignment,), (task("a", 1),), ("b",)))
     b.performer.perform(ClearTask("a"))
-    assert [name for name, _ in b.published] == ["state", "assignment", "task", "task", "task"]
-    assert [payload == b"" for _, payload in b.published] == [False, False, False, True, True]
+    assert [name for name, _ in b.published] == ["versions", "state", "assignment", "task", "task", "task"]
+    assert [payload == b"" for _, payload in b.published] == [False, False, False, False, True, True]
 
 
 def test_a_message_over_the_limit_is_counted(bench):
