@@ -1,6 +1,6 @@
 """The situations in which methods are compared: which fleet, which attack, which methods."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -8,6 +8,7 @@ from testbed.simulation.arms.table import ARMS
 from testbed.simulation.bench import Bench, Budget
 from testbed.simulation.fleet import Fleet
 from testbed.simulation.generator import Poison, Scenario, make_fleet
+from testbed.simulation.public import load_public
 from testbed.simulation.real import RealClients, load_iot23, load_kitsune, load_metered, real_fleet
 
 ALPHAS = (0.05, 0.1, 0.3, 0.5, 1.0, 10.0)
@@ -63,36 +64,29 @@ class Cell:
 
 def generated_cells() -> list[Cell]:
     """Return the cells of the generator."""
-    cells = [
+    both, feature = "concept+feature a=0.5", "feature a=0.5"
+    return [
         Cell("iid", "iid", _ALL, 1, Scenario(families=1, feature_shift=0.0, alpha=10.0)),
-        Cell("concept a=0.5", "concept", _ALL, 5, Scenario(concept_shift=True, feature_shift=0.0)),
-        Cell("concept+feature a=0.5", "concept", _ALL, 5, _BOTH),
-    ]
-    feature = "feature a=0.5"
-    cells += [
-        Cell("feature a=0.05", "feature", _ALL, 5, Scenario(alpha=0.05)),
+        Cell(both, "concept", _ALL, 5, _BOTH),
         Cell(feature, "feature", _ALL, 5, Scenario()),
+        Cell("concept a=0.5", "concept", _ALL, 5, Scenario(concept_shift=True, feature_shift=0.0)),
+        *(
+            Cell(f"poison: {p}", "poison", _UNDER_ATTACK, 5, replace(_BOTH, poison=p, hostile=0.2), tuned_as=both)
+            for p in POISONS
+        ),
+        *(
+            Cell(f"feature a={a:g}", "feature", _SOME, 5, Scenario(alpha=a), tuned_as=feature)
+            for a in ALPHAS
+            if a != Scenario().alpha
+        ),
+        *(
+            Cell(f"concept+feature a={a:g}", "concept", _SOME, 5, replace(_BOTH, alpha=a), tuned_as=both)
+            for a in ALPHAS
+            if a != _BOTH.alpha
+        ),
+        Cell("drift 30 %", "change", _SOME, 5, replace(_BOTH, drift=0.3), tuned_as=both),
+        Cell("churn 30 %", "change", _SOME, 5, replace(_BOTH, churn=0.3), tuned_as=both),
     ]
-    cells += [
-        Cell(f"feature a={a:g}", "feature", _SOME, 5, Scenario(alpha=a), tuned_as=feature)
-        for a in ALPHAS
-        if a not in {0.05, 0.5}
-    ]
-    cells += [
-        Cell(f"concept+feature a={a:g}", "concept", _SOME, 5, replace(_BOTH, alpha=a), tuned_as="concept+feature a=0.5")
-        for a in ALPHAS
-        if a != _BOTH.alpha
-    ]
-    base = "concept+feature a=0.5"
-    cells += [
-        Cell("drift 30 %", "change", _SOME, 5, replace(_BOTH, drift=0.3), tuned_as=base),
-        Cell("churn 30 %", "change", _SOME, 5, replace(_BOTH, churn=0.3), tuned_as=base),
-    ]
-    cells += [
-        Cell(f"poison: {p}", "poison", _UNDER_ATTACK, 5, replace(_BOTH, poison=p, hostile=0.2), tuned_as=base)
-        for p in POISONS
-    ]
-    return cells
 
 
 def real_cells(data: Path, scratch: Path) -> list[Cell]:
@@ -103,9 +97,19 @@ def real_cells(data: Path, scratch: Path) -> list[Cell]:
     CaptureInputError, LabelsInputError, DataInputError
         If a data set is missing or damaged.
     """
-    loaders: Sequence[tuple[str, Callable[[], RealClients]]] = (
-        ("real: Kitsune", lambda: load_kitsune(data)),
-        ("real: IoT-23", lambda: load_iot23(data)),
-        ("real: MQTT testbeds", lambda: load_metered(data, scratch)),
-    )
-    return [Cell(name, "real", _ALL, 3, clients=load()) for name, load in loaders]
+    return [
+        Cell("real: Kitsune", "real", _ALL, 3, clients=load_kitsune(data)),
+        Cell("real: IoT-23", "real", _ALL, 3, clients=load_iot23(data)),
+        Cell("real: MQTT testbeds", "real", _ALL, 3, clients=load_metered(data, scratch)),
+    ]
+
+
+def public_cells(data: Path, names: Sequence[str]) -> list[Cell]:
+    """Return the cells of published sets that the user has on disk.
+
+    Raises
+    ------
+    DataInputError
+        If one is missing or damaged; the message says where its files belong.
+    """
+    return [Cell(f"public: {name}", "real", _ALL, 3, clients=load_public(name, data)) for name in names]

@@ -11,9 +11,13 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from contract.exit_codes import ExitCode
+
+if TYPE_CHECKING:
+    from testbed.simulation.cells import Cell
+    from testbed.simulation.sweep import CellResult, SweepSettings
 
 NAME = "families"
 _DATA_VARIABLE = "KINWATCH_DATA"
@@ -26,92 +30,112 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", type=Path, help=f"folder of the data sets (default: {_DATA_VARIABLE}); real clients")
     parser.add_argument("--seeds", type=int, default=10, help="paired reporting seeds (default: 10)")
     parser.add_argument("--processes", type=int, default=2, help="worker processes (default: 2)")
+    parser.add_argument("--public", default="", help="published sets below <data>/public, separated by commas")
     parser.add_argument("--cells", help="only cells whose name contains one of these words, separated by commas")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the benchmark's command line."""
+    from testbed.errors import HarnessError
+
     parser = argparse.ArgumentParser(prog="python -m benchmarks.families", description=__doc__)
     add_arguments(parser)
-    return run(parser.parse_args(argv))
+    try:
+        return run(parser.parse_args(argv))
+    except HarnessError as error:
+        print(f"families: {error}", file=sys.stderr)
+        return error.code
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the benchmark and write its results; the last line of output is one JSON object."""
     for variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ.setdefault(variable, "1")
-    from testbed.errors import HarnessError
-    from testbed.simulation.cells import generated_cells
-    from testbed.simulation.summary import Bar, bars, summarise, table
-    from testbed.simulation.sweep import CellResult, SweepSettings, run_sweep
+    from testbed.simulation.summary import table
+    from testbed.simulation.sweep import CellResult, run_sweep
 
     started = time.monotonic()
     # Before the sweep: its memory is measured by the growth of the peak.
     scale = {} if arguments.quick else _scale()
-    cells = generated_cells()
-    missing = ""
-    data = arguments.data or (Path(os.environ[_DATA_VARIABLE]) if os.environ.get(_DATA_VARIABLE) else None)
+    settings = _settings(arguments)
+    done: list[CellResult] = []
+    record: dict[str, Any] = {}
     with tempfile.TemporaryDirectory(prefix="kinwatch-families-") as scratch:
-        if arguments.quick:
-            wanted = {"iid", "feature a=0.5", "concept+feature a=0.5"}
-            cells = [cell for cell in cells if cell.name in wanted]
-            settings = SweepSettings(
-                seeds=(1, 2), tuning_seeds=(), budget=_quick_budget(), processes=arguments.processes
-            )
-        else:
-            settings = SweepSettings(seeds=tuple(range(1, arguments.seeds + 1)), processes=arguments.processes)
-            missing = "no data folder was given: real clients did not run" if data is None else ""
-            if data is not None:
-                from testbed.simulation.cells import real_cells
+        cells, missing = _cells(arguments, Path(scratch))
 
-                try:
-                    cells += real_cells(data, Path(scratch))
-                except HarnessError as error:
-                    missing = str(error)
-        if arguments.cells:
-            words = arguments.cells.split(",")
-            cells = [cell for cell in cells if any(word in cell.name for word in words)]
-
-        def show(result: CellResult) -> None:
+        def take(result: CellResult) -> None:
+            """Show a cell, and write what there is: a sweep that is stopped leaves its finished cells."""
             print(f"\n## {result.cell.name}\n", *table(result), sep="\n", flush=True)
+            done.append(result)
+            record.update(_record(done, scale, settings, missing, time.monotonic() - started))
+            if not arguments.quick:
+                _write(arguments.out, record, [(r.cell.name, table(r)) for r in done])
 
-        results = run_sweep(cells, settings, show)
+        run_sweep(cells, settings, take)
+    if missing:
+        print(f"\n{missing}", file=sys.stderr)
+    where = "quick mode: nothing is written" if arguments.quick else f"results in {arguments.out}"
+    print(f"\n{where}; {time.monotonic() - started:.0f} s")
+    print(json.dumps({"name": NAME, "ratios": _ratios(record["cells"]), "bars": record["bars"]}))
+    return ExitCode.OK
+
+
+def _settings(arguments: argparse.Namespace) -> "SweepSettings":
+    from testbed.simulation.bench import Budget
+    from testbed.simulation.sweep import SweepSettings
+
+    if arguments.quick:
+        return SweepSettings((1, 2), (), Budget(rounds=8, steps=6), arguments.processes)
+    return SweepSettings(tuple(range(1, arguments.seeds + 1)), processes=arguments.processes)
+
+
+def _cells(arguments: argparse.Namespace, scratch: Path) -> "tuple[list[Cell], str]":
+    """Return the cells to run, those with all methods first, and what is missing."""
+    from testbed.errors import HarnessError
+    from testbed.simulation.cells import generated_cells, public_cells, real_cells
+
+    cells = generated_cells()
+    if arguments.quick:
+        wanted = {"iid", "feature a=0.5", "concept+feature a=0.5"}
+        return [cell for cell in cells if cell.name in wanted], ""
+    data = arguments.data or (Path(os.environ[_DATA_VARIABLE]) if os.environ.get(_DATA_VARIABLE) else None)
+    missing = "no data folder was given: real clients did not run" if data is None else ""
+    if data is not None:
+        cells += public_cells(data, [name for name in arguments.public.split(",") if name])
+        try:
+            cells += real_cells(data, scratch)
+        except HarnessError as error:
+            missing = str(error)
+    if arguments.cells:
+        words = arguments.cells.split(",")
+        cells = [cell for cell in cells if any(word in cell.name for word in words)]
+    most = max((len(cell.arms) for cell in cells), default=0)
+    return sorted(cells, key=lambda cell: len(cell.arms) < most), missing
+
+
+def _record(
+    results: "list[CellResult]",
+    scale: dict[str, tuple[float, float, bool]],
+    settings: "SweepSettings",
+    missing: str,
+    duration_s: float,
+) -> dict[str, Any]:
+    from testbed.simulation.summary import Bar, bars, summarise
+
     found = {**bars(results), **{name: Bar(*values) for name, values in scale.items()}}
-    duration_s = time.monotonic() - started
-    record = {
+    return {
         "name": NAME,
         "date": datetime.now(UTC).date().isoformat(),
         "versions": _versions(),
         "cpu": platform.processor() or platform.machine(),
-        "quick": arguments.quick,
         "seeds": list(settings.seeds),
         "tuning_seeds": list(settings.tuning_seeds),
         "budget": asdict(settings.budget),
-        "duration_s": duration_s,
+        "duration_s": round(duration_s),
         "missing": missing,
         "cells": summarise(results),
         "bars": {name: asdict(bar) for name, bar in found.items()},
     }
-    if missing:
-        print(f"\n{missing}", file=sys.stderr)
-    if arguments.quick:
-        print(f"\nquick mode: nothing is written; {duration_s:.0f} s")
-    else:
-        _write(arguments.out, record, [(r.cell.name, table(r)) for r in results])
-        print(f"\n{duration_s:.0f} s; results in {arguments.out}")
-    headline = {
-        "name": NAME,
-        "ratios": _ratios(record["cells"]),
-        "bars": record["bars"],
-    }
-    print(json.dumps(headline))
-    return ExitCode.OK
-
-
-def _quick_budget() -> Any:
-    from testbed.simulation.bench import Budget
-
-    return Budget(rounds=8, steps=6)
 
 
 def _scale() -> dict[str, tuple[float, float, bool]]:
@@ -139,16 +163,10 @@ def _ratios(cells: dict[str, Any]) -> dict[str, float]:
 
 
 def _versions() -> dict[str, str]:
-    import numpy
-    import scipy
-    import sklearn
+    from importlib.metadata import version
 
-    return {
-        "python": platform.python_version(),
-        "numpy": numpy.__version__,
-        "scipy": scipy.__version__,
-        "scikit-learn": sklearn.__version__,
-    }
+    names = ("numpy", "scipy", "scikit-learn")
+    return {"python": platform.python_version(), **{name: version(name) for name in names}}
 
 
 def _write(out: Path, record: dict[str, Any], tables: list[tuple[str, list[str]]]) -> None:
@@ -159,10 +177,9 @@ def _write(out: Path, record: dict[str, Any], tables: list[tuple[str, list[str]]
     lines = [
         "# Families: benchmark",
         "",
-        f"{record['date']}, {len(record['seeds'])} paired seeds, {record['duration_s']:.0f} s. "
+        f"{record['date']}, {len(record['seeds'])} paired seeds, {record['duration_s']:.0f} s.",
         "Means over seeds with 95 % intervals; the last column is the p-value of Wilcoxon's paired test of device F1.",
-        "Read `families.md` in the folder above for what the cells and arms are, and `families-notes.md` here for "
-        "what the figures say.",
+        "What the cells and arms are, and what the figures say: `../families.md`.",
         "",
         "## Bars",
         "",

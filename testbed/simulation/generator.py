@@ -142,7 +142,7 @@ def _fleet(  # noqa: PLR0917 - the parts of one fleet, used twice
 
 
 def _offsets(rng: np.random.Generator) -> Vector:
-    """Return the offset of each class in each mode, shape ``(K, modes, D)``; an attack moves a third of the features."""
+    """Return the offset of each class in each mode, shape ``(K, modes, D)``; benign has none."""
     result = np.zeros((CLASSES, _MODES, INPUTS))
     for c in range(1, CLASSES):
         main = _OFFSET * _some(rng)

@@ -109,7 +109,7 @@ class Trainer:
         return theta
 
 
-def adam_step(theta: Floats, grad: Floats, first: Floats, second: Floats, step: int, learning_rate: float) -> None:  # noqa: PLR0917
+def adam_step(theta: Floats, grad: Floats, first: Floats, second: Floats, step: int, learning_rate: float) -> None:
     """Do one step of the device's Adam in place on stacked weights, moments and gradients of shape ``(n, P)``."""
     b1, b2 = _BETAS
     first += (grad - first) * np.float32(1.0 - b1)

@@ -122,11 +122,14 @@ def adjusted_rand(a: npt.NDArray[np.int64], b: npt.NDArray[np.int64]) -> float:
     _, j = np.unique(b, return_inverse=True)
     table = np.zeros((i.max() + 1, j.max() + 1))
     np.add.at(table, (i, j), 1.0)
-    pairs = lambda c: float((c * (c - 1.0) / 2.0).sum())  # noqa: E731 - one use, one line
-    both, rows, columns = pairs(table), pairs(table.sum(axis=1)), pairs(table.sum(axis=0))
+    both, rows, columns = (_pairs(counts) for counts in (table, table.sum(axis=1), table.sum(axis=0)))
     expected = rows * columns / max(len(a) * (len(a) - 1) / 2.0, 1.0)
     most = (rows + columns) / 2.0
     return 1.0 if most == expected else (both - expected) / (most - expected)
+
+
+def _pairs(counts: Vector) -> float:
+    return float((counts * (counts - 1.0) / 2.0).sum())
 
 
 def _weighted_f1(pooled: npt.NDArray[np.int64]) -> float:

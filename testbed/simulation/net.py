@@ -116,7 +116,7 @@ class BatchedNet:
             z = decoded[-1] @ weight + bias[:, None, :]
             decoded.append(z if index == len(layers) - 1 else np.maximum(z, 0.0))
         scale = wr / np.maximum(wr.sum(axis=1, keepdims=True), _EPSILON)
-        delta = (decoded[-1] - x) * np.float32(2.0 / self.layout.inputs * recon_weight) * scale[:, :, None]
+        delta: Real = (decoded[-1] - x) * np.float32(2.0 / self.layout.inputs * recon_weight) * scale[:, :, None]
         for index in range(len(layers) - 1, self._depth, -1):
             incoming = decoded[index - self._depth - 1]
             self._put(grad, index, incoming, delta)
@@ -133,7 +133,7 @@ class BatchedNet:
 
 
 def _softmax(logits: Real) -> Real:
-    z = logits - logits.max(axis=-1, keepdims=True)
+    z: Real = logits - logits.max(axis=-1, keepdims=True)
     np.exp(z, out=z)
     z /= z.sum(axis=-1, keepdims=True)
     return z

@@ -149,7 +149,8 @@ def load_metered(data: Path, scratch: Path) -> RealClients:
 def squeeze(values: npt.NDArray[np.float64], top: float) -> Floats:
     """Map magnitudes to ``[0, SPAN]``: ``log1p`` of what is clipped at ``top``; not finite becomes 0."""
     clean = np.where(np.isfinite(values), np.abs(values), 0.0)
-    return (np.log1p(np.minimum(clean, top)) * (SPAN / np.log1p(top))).astype(np.float32)
+    squeezed: Floats = (np.log1p(np.minimum(clean, top)) * (SPAN / np.log1p(top))).astype(np.float32)
+    return squeezed
 
 
 def _cut(client: Client, rng: np.random.Generator) -> list[tuple[Floats, Labels]]:
@@ -171,7 +172,7 @@ def _cut(client: Client, rng: np.random.Generator) -> list[tuple[Floats, Labels]
 
 def _numbers(path: Path) -> npt.NDArray[np.float64]:
     try:
-        table = np.loadtxt(path, delimiter=",", skiprows=1, ndmin=2)
+        table: npt.NDArray[np.float64] = np.loadtxt(path, delimiter=",", skiprows=1, ndmin=2)
     except (OSError, ValueError) as error:
         raise DataInputError(f"{path}: cannot read the table ({error})") from error
     if table.shape[1] < _AFTERIMAGE_FEATURES + 1:

@@ -3,7 +3,7 @@
 import multiprocessing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from testbed.simulation.arms.table import ARMS
@@ -33,7 +33,7 @@ class SweepSettings:
 
     seeds: tuple[int, ...] = tuple(range(1, 11))
     tuning_seeds: tuple[int, ...] = TUNING_SEEDS
-    budget: Budget = Budget()
+    budget: Budget = field(default_factory=Budget)
     processes: int = 2
 
 

@@ -7,8 +7,8 @@ import numpy as np
 
 from gateway.aggregation import FedAdam, FedYogi, ServerOptimiser, ServerState
 from testbed.simulation.bench import Bench, Outcome
-from testbed.simulation.local import LocalSettings, Trainer
 from testbed.simulation.fleet import PADDING, Share
+from testbed.simulation.local import LocalSettings, Trainer
 from testbed.simulation.net import Floats
 
 _DIVERGED = 1e4
@@ -119,8 +119,9 @@ def scaffold(bench: Bench, s: Settings) -> Outcome:
 
 def server_of(s: Settings) -> ServerOptimiser | None:
     """Return the server optimiser that the settings name."""
-    kinds = {"adam": FedAdam, "yogi": FedYogi}
-    return kinds[s["server"]](learning_rate=s["server_lr"]) if "server" in s else None
+    if "server" not in s:
+        return None
+    return FedYogi(s["server_lr"]) if s["server"] == "yogi" else FedAdam(s["server_lr"])
 
 
 def _global(bench: Bench, s: Settings, rounds: int) -> tuple[Floats, ServerState]:

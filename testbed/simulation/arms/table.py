@@ -84,4 +84,4 @@ ARMS: dict[str, Arm] = {
     "ours": Arm(families, _OURS, fixed=_FULL),
     "ours: oracle + ladder": Arm(families, tuned_as="ours", fixed={**_FULL, "oracle": True}),
 }
-"""In the order of the tables. ``ours`` is double clustering with the ladder, and experts only where families disagree."""
+"""In the order of the tables. ``ours``: double clustering, the ladder, and experts only where families disagree."""
