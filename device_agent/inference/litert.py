@@ -89,8 +89,8 @@ class LiteRTEngine:
             y=np.pad(y, (0, missing)) if missing else y,
             wc=np.pad(wc, (0, missing)) if missing else wc,
             wr=np.pad(wr, (0, missing)) if missing else wr,
-            recon_weight=np.float32(recon_weight),
-            gamma=np.float32(gamma),
+            recon_weight=np.array([recon_weight], dtype=np.float32),
+            gamma=np.array([gamma], dtype=np.float32),
         )
         return Gradient(out["grad"], float(out.get("loss_class", 0.0)), float(out.get("loss_recon", 0.0)))
 

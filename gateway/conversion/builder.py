@@ -49,7 +49,7 @@ class HeadsGraph(tf.Module):  # type: ignore[misc]  # TensorFlow has no types
             scale = given["wr"] / tf.maximum(tf.reduce_sum(given["wr"]), _EPSILON)
             residual = decoded[-1] - x
             found["loss_recon"] = tf.reduce_sum(tf.reduce_mean(residual * residual, -1) * scale)
-            upstream = residual * (2.0 / self.spec.inputs) * tf.expand_dims(scale, -1) * given["recon_weight"]
+            upstream = residual * (2.0 / self.spec.inputs) * tf.expand_dims(scale * given["recon_weight"], -1)
             at_code.append(self._backward(layers, parts, self.decoder, decoded, upstream))
         if self.classifies:
             found["loss_class"], d_logits = self._class_loss(layers, hidden[-1], given)
@@ -93,9 +93,10 @@ class HeadsGraph(tf.Module):  # type: ignore[misc]  # TensorFlow has no types
     def concrete_signatures(self) -> dict[str, Any]:
         """Return the traced functions by signature name."""
         batch = self.spec.train_batch
-        scalars = ["recon_weight"] * self.reconstructs + ["gamma"] * self.classifies
+        # Vectors of one: LiteRT on aarch64 dies of an input without dimensions.
+        numbers = ["recon_weight"] * self.reconstructs + ["gamma"] * self.classifies
         wanted = {
-            "grad": (self.grad, [*self._rows(batch), *(_tensor(name) for name in scalars)]),
+            "grad": (self.grad, [*self._rows(batch), *(_tensor(name, 1) for name in numbers)]),
             "infer": (self.infer, self._rows(None)[:2]),
             "evaluate": (self.evaluate, self._rows(None)),
         }

@@ -118,9 +118,9 @@ def expected_signatures(spec: ModelSpec) -> dict[str, dict[str, tuple[str, tuple
             found |= {"y": ("int32", (n,)), "wc": ("float32", (n,))}
         return found | ({"wr": ("float32", (n,))} if layout.reconstructs else {})
 
-    scalars = ["recon_weight"] * layout.reconstructs + ["gamma"] * layout.classifies
+    numbers = ["recon_weight"] * layout.reconstructs + ["gamma"] * layout.classifies
     return {
-        "grad": {**rows(batch), **dict.fromkeys(scalars, ("float32", ()))},
+        "grad": {**rows(batch), **dict.fromkeys(numbers, ("float32", (1,)))},
         "infer": {name: rows(-1)[name] for name in ("theta", "x")},
         "evaluate": rows(-1),
     }
@@ -181,8 +181,10 @@ def check_mathematics(interpreter: Any, spec: ModelSpec) -> list[str]:
         taken = {key: value for key, value in given.items() if key in wanted_inputs[name]}
         return dict(interpreter.get_signature_runner(name)(theta=theta, **taken))
 
-    settings = {"recon_weight": np.float32(0.6)}
-    grad, focal = (run("grad", **batch, **settings, gamma=np.float32(gamma)) for gamma in (0.0, 2.0))
+    weight = np.array([0.6], dtype=np.float32)
+    grad, focal = (
+        run("grad", **batch, recon_weight=weight, gamma=np.array([gamma], dtype=np.float32)) for gamma in (0.0, 2.0)
+    )
     seen, sums = run("infer", x=probe["x"]), run("evaluate", **probe)
     comparisons: list[tuple[str, Arrays, Arrays]] = [
         ("grad", grad, reference_gradient(spec, theta, batch, recon_weight=0.6)),

@@ -103,7 +103,7 @@ class Fake:
             elif name == "evaluate":
                 out = reference_sums(TINY, theta, inputs)
             else:
-                weight, gamma = (float(inputs.pop(name)) for name in ("recon_weight", "gamma"))
+                weight, gamma = (float(inputs.pop(name)[0]) for name in ("recon_weight", "gamma"))
                 out = reference_gradient(TINY, theta, inputs, recon_weight=weight, gamma=gamma)
             if self.fault is not None and self.fault[0] == name:
                 self.fault[1](out)
