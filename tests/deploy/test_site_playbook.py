@@ -28,7 +28,7 @@ EXPECTED = [
     "a device writes below its own id and nowhere else",
     "the broker refuses strangers",
     "secrets are readable by their owners only",
-    "commissioning: the device learns with the gateway from benign traffic",
+    "the device learns from marked traffic in rounds with the gateway",
     "an attack on the live interface raises an alert",
     "killed, the agent comes back",
     "hung, the watchdog brings it back",
