@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from device_agent.flows.columnar import engine
@@ -74,6 +74,8 @@ def test_colliding_hashes_and_small_pieces(stream: PacketBatch, limits: MeterSet
 @pytest.mark.parametrize("batch_size", BATCH_SIZES)
 @pytest.mark.parametrize("in_order", [True, False])
 @given(seed=st.integers(0, 2**32), max_flows=st.sampled_from((20, 1_000)))
+@example(seed=0, max_flows=20)
+@example(seed=1_667, max_flows=20)
 @settings(max_examples=3, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_long_streams(engine_type: type[Tested], batch_size: int, in_order: bool, seed: int, max_flows: int) -> None:
     n = 300 if batch_size < 64 else 3_000
@@ -97,6 +99,15 @@ def test_expiry_by_the_wall_clock(
         assert_same_records(reference.expire(now_us), columnar.expire(now_us))
         assert columnar.counters == reference.counters
     assert_same_records(reference.flush(), columnar.flush())
+
+
+@engines
+@pytest.mark.parametrize("max_flows", [5, 20, 45, 70])
+@pytest.mark.parametrize("seed", [0, 1_667])
+def test_flows_pushed_out_before_their_next_packet(engine_type: type[Tested], max_flows: int, seed: int) -> None:
+    """A table near the number of keys: within one batch many flows are pushed out and come back."""
+    limits = MeterSettings(max_flows=max_flows)
+    compare(FlowMeter(limits), engine_type(limits, seed=seed), long_stream(seed, 1_500, in_order=True), 300)
 
 
 @engines

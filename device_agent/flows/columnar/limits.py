@@ -118,7 +118,8 @@ class Limits:
             if not len(queue) or turn[-1] < len(pushed):
                 break
             in_danger = (~alone & (turn < len(pushed))).nonzero()[0]
-            lost = queue[in_danger[pushed[turn[in_danger]] < first_touch[in_danger]]]
+            # Only the first is certain: that one goes delays the turn of those behind it.
+            lost = queue[in_danger[pushed[turn[in_danger]] < first_touch[in_danger]]][:1]
             if not len(lost):
                 return queue[alone][: len(pushed)]
             touched[lost] = -1

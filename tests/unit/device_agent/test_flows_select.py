@@ -2,15 +2,27 @@
 
 import pytest
 
+from device_agent.flows import select
 from device_agent.flows.columnar.engine import ColumnarMeter
+from device_agent.flows.fast import engine
 from device_agent.flows.meter import FlowMeter, MeterSettings
 from device_agent.flows.select import make_meter
 
 HOURS = MeterSettings(idle_s=7_200, active_s=86_400)
 
 
-def test_auto_is_columnar() -> None:
+def test_auto_takes_the_compiled_meter_only_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(select, "load", lambda: None)
     assert isinstance(make_meter(), ColumnarMeter)
+    monkeypatch.setattr(select, "load", lambda: "a library")
+    monkeypatch.setattr(select, "FastMeter", lambda settings: ("fast", settings))
+    assert make_meter() == ("fast", MeterSettings())
+
+
+def test_asking_for_a_compiled_meter_that_is_not_there_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "load", lambda: None)
+    with pytest.raises(ValueError, match="run scripts/build-fast"):
+        make_meter(prefer="fast")
 
 
 def test_timeouts_of_hours_fall_to_the_packet_meter() -> None:
