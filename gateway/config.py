@@ -227,6 +227,8 @@ class FamiliesConfig(_Section):
     by_attack, attack_gate
         Whether a family, of eight devices or more, may be split by what attacks look like to its members; least
         silhouette times coverage of such a split.
+    min_conflict
+        Families that disagree less than this on what attacks look like share one model; 0 = every family has its own.
     """
 
     min_size: int = Field(default=3, ge=3, le=1_000)
@@ -237,6 +239,7 @@ class FamiliesConfig(_Section):
     recluster_every: int = Field(default=10, ge=1)
     by_attack: bool = True
     attack_gate: Share = 0.3
+    min_conflict: Share = 0.0
 
 
 class GatewayConfig(_Section):

@@ -253,7 +253,11 @@ class Performer:
     def _find_families(self, search: FindFamilies) -> SearchFinished:
         # scikit-learn takes tens of megabytes and a second to load; a gateway in its warm-up needs neither.
         from gateway.clustering.level1 import SearchSettings, find_families  # noqa: PLC0415
-        from gateway.clustering.level2 import ConceptSettings, split_by_concept  # noqa: PLC0415
+        from gateway.clustering.level2 import (  # noqa: PLC0415
+            ConceptSettings,
+            one_family_if_agreed,
+            split_by_concept,
+        )
 
         f = self._config.families
         settings = SearchSettings(f.min_size, f.contrast, f.gate, f.stability, f.null_level)
@@ -264,6 +268,7 @@ class Performer:
             grouping = split_by_concept(
                 grouping, search.vectors, search.prototypes, concept, rng, earlier=search.earlier
             )
+            grouping = one_family_if_agreed(grouping, search.vectors, search.prototypes, f.min_conflict)
         return SearchFinished(grouping, search.number)
 
     def _publish_release(self, digest: str) -> None:

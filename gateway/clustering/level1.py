@@ -29,6 +29,9 @@ _NOISE = -1
 _CONSTANT = 1e-7
 """Variance below which a feature is constant: float16 rounding and the floor of the standard deviation."""
 _RESAMPLES = 20
+_RESAMPLES_OF_MANY = 5
+_MANY = 500
+"""Devices from which on few subsamples tell as much: the index of a large fleet hardly varies."""
 _NULL_SAMPLES = 60
 _NULL_UP_TO = 200
 _SUBSAMPLE = 0.8
@@ -197,7 +200,7 @@ def _stability(z: Vector, labels: Labels, min_size: int, rng: np.random.Generato
     keep = n - max(1, round((1.0 - _SUBSAMPLE) * n))
     smaller = max(2, int(min_size * keep / n))
     scores = []
-    for _ in range(_RESAMPLES):
+    for _ in range(_RESAMPLES if n < _MANY else _RESAMPLES_OF_MANY):
         rows = np.sort(rng.choice(n, keep, replace=False))
         again = _cluster(z[rows], smaller)
         scores.append(adjusted_rand_score(labels[rows], again))

@@ -17,7 +17,7 @@ from scipy.spatial.distance import squareform  # type: ignore[import-untyped]
 from sklearn.metrics import silhouette_score
 
 from gateway.clustering.identity import match_families
-from gateway.grouping import Group, Grouping, Prototype, Vector, make_group
+from gateway.grouping import Group, Grouping, Prototype, Vector, make_group, one_group
 
 Labels = npt.NDArray[np.int64]
 
@@ -159,6 +159,35 @@ def concept_conflict(grouping: Grouping, prototypes: Mapping[str, Mapping[str, P
     if shared < ConceptSettings().shared_share:
         return None
     return float(silhouette_score(distances, labels, metric="precomputed"))
+
+
+def one_family_if_agreed(
+    grouping: Grouping,
+    vectors: Mapping[str, Vector],
+    prototypes: Mapping[str, Mapping[str, Prototype]],
+    least: float,
+) -> Grouping:
+    """Measure the conflict of a search, and join its groups into one if they agree on what attacks look like.
+
+    Parameters
+    ----------
+    grouping, vectors, prototypes
+        A search and what it was made from. Groups that were split by attack are never joined.
+    least
+        Conflict below which groups agree; 0 or less joins nothing.
+    """
+    if not grouping.accepted:
+        return grouping
+    conflict = concept_conflict(grouping, prototypes)
+    if conflict is None:
+        return grouping
+    measures = {**grouping.measures, "conflict": conflict}
+    if least > 0.0 and conflict < least and not grouping.by_concept:
+        reason = (
+            f"{len(grouping.groups)} kinds of traffic that agree on attacks (conflict {conflict:.2f}) share a model"
+        )
+        return one_group(vectors, reason, measures)
+    return replace(grouping, measures=measures)
 
 
 def concept_distances(prototypes: Sequence[Mapping[str, Prototype]]) -> tuple[Vector, float]:

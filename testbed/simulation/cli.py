@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from testbed.simulation.sweep import CellResult, SweepSettings
 
 NAME = "families"
+_QUICK = ("iid", "feature a=0.5", "concept+feature a=0.5")
 _DATA_VARIABLE = "KINWATCH_DATA"
 
 
@@ -95,12 +96,13 @@ def _cells(arguments: argparse.Namespace, scratch: Path) -> "tuple[list[Cell], s
     from testbed.simulation.cells import generated_cells, public_cells, real_cells
 
     cells = generated_cells()
-    if arguments.quick:
-        wanted = {"iid", "feature a=0.5", "concept+feature a=0.5"}
-        return [cell for cell in cells if cell.name in wanted], ""
     data = arguments.data or (Path(os.environ[_DATA_VARIABLE]) if os.environ.get(_DATA_VARIABLE) else None)
-    missing = "no data folder was given: real clients did not run" if data is None else ""
-    if data is not None:
+    missing = ""
+    if arguments.quick:
+        cells = [cell for cell in cells if cell.name in _QUICK]
+    elif data is None:
+        missing = "no data folder was given: real clients did not run"
+    else:
         cells += public_cells(data, [name for name in arguments.public.split(",") if name])
         try:
             cells += real_cells(data, scratch)

@@ -5,8 +5,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.clustering.level2 import ConceptSettings, concept_distances, concept_labels, split_by_concept
-from gateway.grouping import Prototype, one_group
+from gateway.clustering.level2 import (
+    ConceptSettings,
+    concept_conflict,
+    concept_distances,
+    concept_labels,
+    one_family_if_agreed,
+    split_by_concept,
+)
+from gateway.grouping import Grouping, Prototype, fit_scaling, make_group, one_group
 
 CLASSES = ("scan", "dos_flood", "c2_beacon")
 D = 12
@@ -75,7 +82,7 @@ def test_a_split_family_keeps_its_id():
         prototypes,
         ConceptSettings(),
         np.random.default_rng(0),
-        earlier,
+        earlier=earlier,
     )
     assert sorted(str(g.keeps) for g in found.groups) == ["None", "family-7"]
 
@@ -103,3 +110,45 @@ def test_order_and_names_do_not_matter(seed, concepts, n):
     forward = concept_labels(prototypes, ConceptSettings(), np.random.default_rng(0))
     backward = concept_labels(prototypes[::-1], ConceptSettings(), np.random.default_rng(0))
     assert forward[1] == pytest.approx(backward[1], abs=1e-6)
+
+
+def two_kinds(prototypes):
+    """A search that found two kinds of traffic: even and odd devices."""
+    vectors = {device: np.full(2 * D, float(i % 2)) for i, device in enumerate(prototypes)}
+    scaling = fit_scaling(np.stack(list(vectors.values())))
+    groups = []
+    for k in range(2):
+        names = [d for i, d in enumerate(prototypes) if i % 2 == k]
+        groups.append(make_group(names, scaling.project(np.stack([vectors[d] for d in names]))))
+    return Grouping(True, tuple(groups), (), "two kinds", {"gate": 0.9}, scaling), vectors
+
+
+def test_conflict_tells_families_that_disagree_from_families_that_agree():
+    for concepts, disagree in ((2, True), (1, False)):
+        prototypes = fleet(24, concepts)
+        grouping, _ = two_kinds(prototypes)
+        assert (concept_conflict(grouping, prototypes) > 0.3) == disagree
+
+
+def test_families_that_agree_share_a_model_if_that_is_wanted():
+    prototypes = fleet(24, 1)
+    grouping, vectors = two_kinds(prototypes)
+    shared = one_family_if_agreed(grouping, vectors, prototypes, 0.1)
+    assert not shared.accepted
+    assert "agree on attacks" in shared.reason
+    kept = one_family_if_agreed(grouping, vectors, prototypes, 0.0)
+    assert kept.accepted
+    assert "conflict" in kept.measures
+
+
+def test_families_that_disagree_keep_their_experts():
+    prototypes = fleet(24, 2)
+    grouping, vectors = two_kinds(prototypes)
+    assert one_family_if_agreed(grouping, vectors, prototypes, 0.1).accepted
+
+
+def test_without_attacks_nothing_is_known_about_conflict():
+    quiet = {device: {} for device in fleet(24, 1)}
+    grouping, vectors = two_kinds(quiet)
+    assert concept_conflict(grouping, quiet) is None
+    assert one_family_if_agreed(grouping, vectors, quiet, 0.1) is grouping
