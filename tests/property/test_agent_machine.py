@@ -38,7 +38,7 @@ def model(digest):
     return ModelId(role=made.role, family_id=made.family_id, digest=digest)
 
 
-def make_task(number, device, spec, fallback, expert, deadline):  # noqa: PLR0917
+def make_task(number, device, spec, fallback, expert, deadline):
     targets = (TrainTarget(role="fallback", base=fallback),)
     if expert is not None:
         targets += (TrainTarget(role="expert", family_id="family-1", base=expert),)
@@ -98,7 +98,7 @@ class AgentHistory(RuleBasedStateMachine):
             self.perform(effect, event)
         return effects
 
-    def perform(self, effect, cause):  # noqa: PLR0912  # one branch per kind of effect
+    def perform(self, effect, cause):  # one branch per kind of effect
         match effect:
             case e.SubscribeModel(digest):
                 assert digest not in self.held, "a model that is held is fetched again"
