@@ -26,7 +26,10 @@ set_tcp_nodelay true
 
 # 0 would be "no limit": a stalled device must not hold the broker's memory.
 max_inflight_bytes 2097152
-max_queued_messages 1000
+# Beyond these, Mosquitto drops messages of QoS 1 as well: a gateway that is away must find the updates and births of a
+# thousand devices. What is dropped all the same is sent again by the device, which keeps it until a receipt names it.
+max_queued_messages 20000
+max_queued_bytes 268435456
 # Sessions of devices that are gone for good.
 persistent_client_expiration 14d
 autosave_interval 60

@@ -104,15 +104,18 @@ class Service:
 
     def _loop(self) -> None:
         watchdog_s = supervision.watchdog_interval_s()
-        next_flush = next_watchdog = 0.0
+        next_tick = next_flush = next_watchdog = 0.0
         while not self._stopping.is_set():
             with contextlib.suppress(Empty):
                 self._take(self._queue.get(timeout=_TICK_S))
             self._transport.tick()
             now = time.monotonic()
-            self._settle(self._machine.handle(Ticked(), now))
-            if self._transport.connected:
-                self._intake.tick(now)
+            if now >= next_tick:
+                # Looking at all devices after every message would cost the square of the fleet.
+                self._settle(self._machine.handle(Ticked(), now))
+                if self._transport.connected:
+                    self._intake.tick(now)
+                next_tick = now + _TICK_S
             if now >= next_flush:
                 self._performer.flush()
                 next_flush = now + _FLUSH_S

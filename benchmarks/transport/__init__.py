@@ -1,0 +1,1 @@
+"""Load on the wire: a full round with many real MQTT clients, and what an update costs in bytes."""
