@@ -32,7 +32,7 @@ def plot_alpha(cells: dict[str, Any], path: Path) -> None:
         axis.grid(alpha=0.3)
     axes[0].set_ylabel("macro-F1, mean over devices")
     if drawn:
-        axes[0].legend(fontsize=8)
+        next(axis for axis in axes if axis.lines).legend(fontsize=8)
         figure.savefig(path, dpi=110)
 
 
