@@ -30,6 +30,7 @@ from contract.messages import (
     Signature,
     Status,
     Telemetry,
+    Verdict,
     Versions,
 )
 
@@ -135,6 +136,7 @@ FETCH = _device("fetch", BlobRequest, expiry=_MINUTE_S)
 TASK = _to_device("task", RoundTask, retain=True, expiry="deadline")
 ASSIGNMENT = _to_device("assignment", Assignment, retain=True)
 RECEIPT = _to_device("receipt", Receipt, retain=False, expiry=_DAY_S)
+VERDICT = _to_device("verdict", Verdict, retain=False, expiry=_DAY_S)
 PULL = _to_device("pull", BlobRequest, retain=False, expiry=_MINUTE_S)
 PART = _to_device("part", BlobChunk, retain=False, expiry=_MINUTE_S)
 RELEASE = Topic("model", "model/{digest}", Release, "gateway", ("device", "harness"), 1, True)
@@ -159,6 +161,7 @@ TOPICS: tuple[Topic, ...] = (
     TASK,
     ASSIGNMENT,
     RECEIPT,
+    VERDICT,
     PULL,
     PART,
     RELEASE,

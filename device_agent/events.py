@@ -12,6 +12,7 @@ from contract.messages import (
     RoundTask,
     RunCommand,
     TrainTarget,
+    Verdict,
 )
 from contract.model import ModelId, ReleaseManifest
 
@@ -177,6 +178,13 @@ class CommandReceived:
 
 
 @dataclass(frozen=True, slots=True)
+class VerdictReceived:
+    """An operator's word on an alert."""
+
+    verdict: Verdict
+
+
+@dataclass(frozen=True, slots=True)
 class ModelChosen:
     """The shell checked, compared and calibrated what it was asked to; ``active`` is ready for use.
 
@@ -225,6 +233,7 @@ Event = (
     | RowsCounted
     | MarksReceived
     | CommandReceived
+    | VerdictReceived
     | ModelChosen
     | ModelUnfit
     | HealthChanged
@@ -362,6 +371,13 @@ class ApplyMarks:
 
 
 @dataclass(frozen=True, slots=True)
+class ApplyVerdict:
+    """Label the flow of an alert by an operator's word."""
+
+    verdict: Verdict
+
+
+@dataclass(frozen=True, slots=True)
 class Evaluate:
     """Measure all held models on the exam rows and report."""
 
@@ -400,6 +416,7 @@ Effect = (
     | AnnounceDevice
     | PublishStatus
     | ApplyMarks
+    | ApplyVerdict
     | Evaluate
     | SaveFacts
     | Refuse

@@ -13,6 +13,7 @@ from contract.messages import (
     Release,
     RoundTask,
     RunCommand,
+    Verdict,
     Versions,
 )
 from contract.model import ModelSpec
@@ -26,6 +27,7 @@ from contract.topics import (
     RELEASE,
     ROOT,
     TASK,
+    VERDICT,
     VERSIONS,
     parse,
 )
@@ -39,6 +41,7 @@ from device_agent.events import (
     ReleaseReceived,
     TaskCleared,
     TaskReceived,
+    VerdictReceived,
 )
 from device_agent.store.state import HeldModel
 from device_agent.trust import Keyring, check_release
@@ -46,7 +49,7 @@ from device_agent.trust import Keyring, check_release
 
 def own_topics(device_id: str, *, accept_marks: bool) -> tuple[str, ...]:
     """Return what a device subscribes to at every connect; model digests come and go."""
-    topics = [topic.of(device=device_id) for topic in (TASK, ASSIGNMENT, RECEIPT, PULL, PART)]
+    topics = [topic.of(device=device_id) for topic in (TASK, ASSIGNMENT, RECEIPT, VERDICT, PULL, PART)]
     if accept_marks:
         topics += [f"{ROOT}/run/+/mark/{device_id}", COMMAND.wildcard]
     return (VERSIONS.of(), GATEWAY_STATE.of(), *topics)
@@ -110,6 +113,8 @@ class Reader:
                 return MarksReceived(message)
             case RunCommand():
                 return CommandReceived(message)
+            case Verdict():
+                return VerdictReceived(message)
             case BlobOffer() | BlobRequest() | BlobChunk():
                 return message
             case Versions():

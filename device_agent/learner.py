@@ -11,7 +11,7 @@ from contract.messages import ModelUpdate, RoundTask
 from contract.model import ModelSpec
 from device_agent.events import Job
 from device_agent.inference.engine import Engine, Floats
-from device_agent.labels.marks import Source
+from device_agent.labels.source import Source
 from device_agent.samples.pool import Rows
 from device_agent.training.client import Trainer
 from device_agent.training.jobs import TrainingFailed, TrainingFinished, TrainJob

@@ -21,6 +21,7 @@ from device_agent.events import (
     AdoptLocal,
     AnnounceDevice,
     ApplyMarks,
+    ApplyVerdict,
     AssignmentReceived,
     ChooseModel,
     CommandReceived,
@@ -56,6 +57,7 @@ from device_agent.events import (
     TrainingFailed,
     TrainingFinished,
     UnsubscribeModel,
+    VerdictReceived,
 )
 from device_agent.rounds import TrainingDesk, fingerprint
 
@@ -171,6 +173,9 @@ class AgentMachine:
                 return self._on_choice(event)
             case MarksReceived() | CommandReceived():
                 return self._on_harness(event)
+            case VerdictReceived(verdict):
+                mine = verdict.device_id == self.settings.device_id
+                return [ApplyVerdict(verdict)] if mine else [Refuse("verdict-other-device")]
             case HealthChanged(reason):
                 self._health = reason
                 return []

@@ -3,14 +3,17 @@
 import logging
 from collections import deque
 
-from contract.messages import ActiveModel, EvaluationReport, EveAlert, Message, Signature
-from contract.taxonomy import BENIGN_INDEX, CLASSES
+import numpy as np
+
+from contract.messages import ActiveModel, EvaluationReport, EveAlert, Message, Signature, Verdict
+from contract.taxonomy import BENIGN_INDEX, CLASS_INDEX, CLASSES
 from contract.topics import ACTIVE, ALERT, BIRTH, RELEASE, RELEASE_OFFER, REPORT, SIGNATURE, STATUS, UPDATE
 from device_agent.choosing import Chosen, calibrated, choose_detector, score_exam, self_check
 from device_agent.events import (
     AdoptLocal,
     AnnounceDevice,
     ApplyMarks,
+    ApplyVerdict,
     CancelTraining,
     ChooseModel,
     DropModel,
@@ -34,6 +37,7 @@ from device_agent.events import (
     UnsubscribeModel,
 )
 from device_agent.labels.marks import Mask
+from device_agent.labels.source import Source
 from device_agent.learner import Outcome, make_update
 from device_agent.memory import model_id, own_model
 from device_agent.parts import Parts
@@ -144,6 +148,8 @@ class Performer:
             case ApplyMarks(marks):
                 parts.pipeline.set_marks(marks)
                 log.info("event=marks run=%s rules=%d coverage=%d", marks.run_id, len(marks.rules), len(marks.coverage))
+            case ApplyVerdict(verdict):
+                self._apply_verdict(verdict)
             case Evaluate(run_id):
                 self._evaluate(run_id)
             case SaveFacts(facts):
@@ -151,6 +157,20 @@ class Performer:
             case Refuse(reason, kind):
                 parts.count(reason)
                 log.warning("event=refused reason=%s cause=%s", reason, kind)
+
+    def _apply_verdict(self, verdict: Verdict) -> None:
+        """Label the row of an alert: one that waits goes into the buffer, one that is held changes its label."""
+        parts, label = self._parts, CLASS_INDEX[verdict.label]
+        parts.pipeline.add_verdict(verdict.flow_id, label)
+        waiting = parts.buffer.take_open(verdict.flow_id, label)
+        if waiting is not None:
+            nobody = np.zeros(len(waiting), dtype=bool)
+            self.take_rows(waiting, nobody, nobody)
+        elif parts.buffer.relabel(verdict.flow_id, label, int(Source.VERDICT)):
+            parts.memory.samples.relabel(verdict.flow_id, label, int(Source.VERDICT))
+        else:
+            parts.count("verdict-row-gone")
+        log.info("event=verdict flow=%d label=%s", verdict.flow_id, verdict.label)
 
     def _start_training(self, effect: StartTraining) -> None:
         job, parts = effect.job, self._parts

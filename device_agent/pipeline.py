@@ -21,6 +21,7 @@ from device_agent.samples.pool import Rows
 
 _SECOND_US = 1_000_000
 _MAX_RUNS = 8
+_MAX_VERDICTS = 4_096
 
 
 @dataclass(slots=True)
@@ -69,6 +70,7 @@ class Pipeline:
     counters: PipelineCounters = field(default_factory=PipelineCounters)
     ended: bool = False
     _marks: dict[str, Marks] = field(default_factory=dict)
+    _verdicts: dict[int, int] = field(default_factory=dict)
 
     @property
     def baseline_open(self) -> bool:
@@ -116,6 +118,12 @@ class Pipeline:
         while len(self._marks) > _MAX_RUNS:
             del self._marks[next(iter(self._marks))]
 
+    def add_verdict(self, flow_id: int, label: int) -> None:
+        """Label later records of a flow, which alerts early and may go on, by the operator's word."""
+        self._verdicts[flow_id] = label
+        while len(self._verdicts) > _MAX_VERDICTS:
+            del self._verdicts[next(iter(self._verdicts))]
+
     @property
     def _baseline_end_us(self) -> int:
         return self.first_us + round(self.baseline_s * _SECOND_US)
@@ -156,7 +164,7 @@ class Pipeline:
         window = None
         if self.baseline_s:
             window = BaselineWindow(self.first_us, self._baseline_end_us)
-        labelling = label_flows(flows.identity, marks=self._marks.values(), baseline=window)
+        labelling = label_flows(flows.identity, marks=self._marks.values(), baseline=window, verdicts=self._verdicts)
         identity = flows.identity
         rows = Rows(
             x=x,

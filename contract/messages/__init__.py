@@ -14,7 +14,7 @@ from contract.messages.learning import (
     TrainTarget,
 )
 from contract.messages.transfer import BlobChunk, BlobOffer, BlobRequest
-from contract.messages.truth import Coverage, MarkRule, MarkSet, RunCommand
+from contract.messages.truth import Coverage, MarkRule, MarkSet, RunCommand, Verdict
 
 __all__ = [
     "ActiveModel",
@@ -44,5 +44,6 @@ __all__ = [
     "Status",
     "Telemetry",
     "TrainTarget",
+    "Verdict",
     "Versions",
 ]

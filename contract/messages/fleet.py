@@ -70,6 +70,8 @@ class Telemetry(Message):
         Resident memory of the agent and of its trainer process; 0 where unknown.
     counters
         Refusals and drops by reason.
+    drifted_features
+        Features of benign flows that no longer look as they did in training, worst first; at most eight.
     """
 
     encoding: ClassVar[Encoding] = "json"
@@ -91,6 +93,7 @@ class Telemetry(Message):
     rss_bytes: Count = 0
     trainer_rss_bytes: Count = 0
     counters: dict[Annotated[str, Field(max_length=64)], Count] = Field(default_factory=dict, max_length=256)
+    drifted_features: tuple[Annotated[str, Field(max_length=64)], ...] = Field(default=(), max_length=8)
 
 
 class GatewayState(Message):

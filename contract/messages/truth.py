@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from contract.ids import DeviceId, RunId
-from contract.messages.base import Message, Micros
+from contract.messages.base import Count, Message, Micros
 from contract.taxonomy import CLASS_INDEX
 
 
@@ -81,6 +81,22 @@ class MarkSet(Message):
     device_id: DeviceId
     rules: tuple[MarkRule, ...] = Field(default=(), max_length=512)
     coverage: tuple[Coverage, ...] = Field(default=(), max_length=512)
+
+
+class Verdict(Message):
+    """An operator's word on an alert; it goes to the device that raised it and counts more than any other label.
+
+    Attributes
+    ----------
+    flow_id
+        Of the alert.
+    label
+        What the flow is: the class of an attack, or ``benign`` for a false alarm.
+    """
+
+    device_id: DeviceId
+    flow_id: Count
+    label: ClassLabel
 
 
 class RunCommand(Message):

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from enum import IntEnum, unique
 
 import numpy as np
 import numpy.typing as npt
@@ -10,18 +9,9 @@ import numpy.typing as npt
 from contract.messages.truth import Coverage, MarkRule, MarkSet
 from contract.taxonomy import BENIGN_INDEX, CLASS_INDEX, UNLABELLED
 from device_agent.flows.records import address_bytes
+from device_agent.labels.source import Source
 
 Mask = npt.NDArray[np.bool_]
-
-
-@unique
-class Source(IntEnum):
-    """Where a label came from; the names in lower case go into messages."""
-
-    NONE = 0
-    BASELINE = 1
-    MARK = 2
-    VERDICT = 3
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,8 +7,12 @@ import numpy as np
 import numpy.typing as npt
 
 from contract.taxonomy import BENIGN_INDEX, UNLABELLED
+from device_agent.labels.source import Source
 from device_agent.samples.pool import Pool, Rows
 from device_agent.samples.split import Split, SplitSettings, assign_splits, block_numbers
+
+_OPEN_ROWS = 512
+"""Rows under open alerts that are kept for a verdict; beyond it the oldest are forgotten."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +84,7 @@ class SampleBuffer:
         }
         self._seen: dict[Split, Counter[int]] = {split: Counter() for split in Split}
         self._blocks: dict[int, int] = {}
+        self._open: dict[int, Rows] = {}
 
     def offer(self, rows: Rows, exam: npt.NDArray[np.bool_], alerted: npt.NDArray[np.bool_]) -> Offered:
         """Offer rows.
@@ -91,11 +96,12 @@ class SampleBuffer:
         exam
             Shape ``(n,)``: rows of exam windows.
         alerted
-            Shape ``(n,)``: rows that raised an alert nobody has judged; unlabelled ones stay out, so that an attack
-            does not become part of what is normal.
+            Shape ``(n,)``: rows that raised an alert nobody has judged. Those without a label and those of a baseline
+            window wait for a verdict, so that an attack does not become part of what is normal.
         """
         split = assign_splits(rows.start_us, exam, self.settings.split)
-        suspect = alerted & (rows.y == UNLABELLED)
+        suspect = alerted & ((rows.y == UNLABELLED) | (rows.source == Source.BASELINE)) & ~exam
+        self._wait_for_verdict(rows.select(suspect))
         admitted = np.zeros(len(rows), dtype=bool)
         evicted: dict[Split, npt.NDArray[np.uint64]] = {}
         for part, pool in self._pools.items():
@@ -128,6 +134,20 @@ class SampleBuffer:
     def relabel(self, flow_id: int, label: int, source: int) -> bool:
         """Apply a verdict to a row that is held, exam rows excepted; return whether there was one."""
         return any(self._pools[part].relabel(flow_id, label, source) for part in (Split.TRAIN, Split.VALIDATION))
+
+    def take_open(self, flow_id: int, label: int) -> Rows | None:
+        """Return the row that waited for a verdict on its alert, labelled by it; it is to be offered again."""
+        row = self._open.pop(flow_id, None)
+        if row is not None:
+            row.y[:], row.source[:] = label, Source.VERDICT
+        return row
+
+    def _wait_for_verdict(self, rows: Rows) -> None:
+        for number, flow_id in enumerate(rows.flow_id.tolist()):
+            self._open.pop(flow_id, None)
+            self._open[flow_id] = rows.select(np.array([number]))
+        while len(self._open) > _OPEN_ROWS:
+            del self._open[next(iter(self._open))]
 
     def benign_flows_per_hour(self) -> float:
         """Return the rate of benign flows outside exam windows; 0 before the first.

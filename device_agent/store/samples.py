@@ -25,6 +25,8 @@ CREATE TABLE IF NOT EXISTS schema (id TEXT PRIMARY KEY);
 _INSERT = "INSERT OR REPLACE INTO samples (flow_id, split, y, source, start_us, x) VALUES (?, ?, ?, ?, ?, ?)"
 _DELETE = "DELETE FROM samples WHERE flow_id = ? AND split = ?"
 
+_RELABEL = "UPDATE samples SET y = ?, source = ? WHERE flow_id = ? AND split <> ?"
+
 
 class SampleStore:
     """Rows that outlive the process. Rows of another feature schema are thrown away at opening.
@@ -80,6 +82,10 @@ class SampleStore:
         if excess > 0:
             self.lost += excess
             del self._waiting[:excess]
+
+    def relabel(self, flow_id: int, label: int, source: int) -> None:
+        """Note another label of a training or validation row."""
+        self._waiting.append((_RELABEL, (label, source, flow_id, int(Split.EXAM))))
 
     def flush(self) -> bool:
         """Write what waits in one transaction; ``False`` if the disk refuses, and then it waits on."""

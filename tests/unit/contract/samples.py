@@ -28,6 +28,7 @@ from contract.messages import (
     Status,
     Telemetry,
     TrainTarget,
+    Verdict,
     Versions,
 )
 from contract.model import DEFAULT_SPEC, ModelId, ReleaseManifest
@@ -162,6 +163,7 @@ SAMPLES: tuple[Message, ...] = (
         coverage=(Coverage(start_us=0, end_us=9, default_label="benign", split="learn"),),
     ),
     RunCommand(run_id="run-1", verb="evaluate", sequence=1),
+    Verdict(device_id="cam-1", flow_id=7, label="scan"),
     Versions(majors=(1,), gateway_version="0.1.0"),
     BlobOffer(kind="update", key="round-000001-cam-1-fallback", digest=A, size_bytes=70_000),
     BlobRequest(digest=A, wanted=(0, 1)),

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from contract.messages.truth import Coverage, MarkRule, MarkSet
 from contract.taxonomy import CLASS_INDEX
 from device_agent.flows.records import IDENTITY, address_bytes
-from device_agent.labels.marks import BaselineWindow, Marks, Source, label_flows
+from device_agent.labels.marks import BaselineWindow, Marks, label_flows
+from device_agent.labels.source import Source
 
 HOSTS = ["10.0.0.1", "10.0.0.2", "10.0.0.0", "2001:db8::1", "2001:db8::"]
 PORTS = [22, 80, 40_000]

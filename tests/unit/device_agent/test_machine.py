@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from contract.messages import Assignment, GatewayState, MarkSet, Receipt, RoundTask, RunCommand, TrainTarget
+from contract.messages import Assignment, GatewayState, MarkSet, Receipt, RoundTask, RunCommand, TrainTarget, Verdict
 from contract.model import DEFAULT_SPEC, ModelId, ReleaseManifest
 from device_agent import events as e
 from device_agent.machine import AgentMachine, MachineSettings
@@ -351,3 +351,11 @@ def test_a_failed_own_training_is_tried_again_after_a_pause():
     core.handle(e.TrainingFailed(job.key, "training-out-of-memory"), 1.0)
     assert "StartTraining" not in kinds(core.handle(rows, 300.0))
     assert "StartTraining" in kinds(core.handle(rows, 301.0))
+
+
+def test_a_verdict_labels_a_flow_of_this_device_only():
+    m = machine()
+    verdict = Verdict(device_id="cam-1", flow_id=9, label="scan")
+    assert the(e.ApplyVerdict, m.handle(e.VerdictReceived(verdict), 0.0)).verdict == verdict
+    other = verdict.model_copy(update={"device_id": "cam-2"})
+    assert the(e.Refuse, m.handle(e.VerdictReceived(other), 0.0)).reason == "verdict-other-device"

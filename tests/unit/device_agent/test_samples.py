@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from device_agent.labels.source import Source
 from device_agent.samples.buffer import BufferSettings, SampleBuffer
 from device_agent.samples.pool import Pool, Rows
 from device_agent.samples.split import Split, SplitSettings, assign_splits, block_numbers
@@ -223,3 +224,38 @@ def test_restored_rows_are_there_again():
     b.restore(Split.VALIDATION, rows([0, 1, 2]))
     assert b.counts(Split.VALIDATION) == {0: 1, 1: 1, 2: 1}
     assert b.benign_flows_per_hour() == 0.0
+
+
+def baseline(y, first_id=1):
+    made = rows(y, first_id=first_id)
+    made.source[:] = Source.BASELINE
+    return made
+
+
+def test_rows_under_open_alerts_are_no_baseline_until_somebody_judges_them():
+    """An attack inside the learning window must not become part of what is normal."""
+    b = buffer()
+    offered = b.offer(baseline([0] * 6), none(6), np.arange(6) < 2)
+    assert offered.refused == {"open-alert": 2}
+    assert sum(sum(b.counts(split).values()) for split in Split) == 4
+    ids = baseline([0] * 6).flow_id.tolist()
+    judged = b.take_open(ids[0], 1)
+    assert (judged.y.tolist(), judged.source.tolist()) == ([1], [int(Source.VERDICT)])
+    assert b.offer(judged, none(1), none(1)).admitted.tolist() == [True]
+    assert b.take_open(ids[0], 1) is None
+    assert b.take_open(ids[5], 1) is None
+
+
+def test_a_mark_outweighs_an_open_alert():
+    b = buffer()
+    marked = rows([0, 1])
+    marked.source[:] = Source.MARK
+    assert b.offer(marked, none(2), np.array([True, True])).admitted.all()
+
+
+def test_only_so_many_rows_wait_for_a_verdict():
+    b = buffer()
+    b.offer(baseline([0] * 600), none(600), ~none(600))
+    ids = baseline([0] * 600).flow_id.tolist()
+    assert b.take_open(ids[0], 0) is None
+    assert b.take_open(ids[-1], 0) is not None

@@ -89,3 +89,20 @@ def test_rows_of_the_wrong_width_are_left_out(tmp_path):
     store.flush()
     store.database.write("UPDATE samples SET x = ? WHERE flow_id = ?", [(b"short", 2**62 + 3)])
     assert sum(len(part) for part in store.load().values()) == 9
+
+
+def test_a_verdict_reaches_the_disk_and_leaves_exam_rows_alone(tmp_path):
+    buffer, store = SampleBuffer(N_FEATURES, BufferSettings()), SampleStore(tmp_path / "s.db")
+    new = rows(40)
+    exam = np.arange(40) >= 30
+    offer(buffer, store, new, exam)
+    for flow_id in new.flow_id[[0, 35]].tolist():
+        if buffer.relabel(flow_id, 3, 3):
+            store.relabel(flow_id, 3, 3)
+    store.close()
+    reopened = SampleStore(tmp_path / "s.db")
+    assert_same(buffer, reopened.load())
+    labels = {int(i): int(y) for kept in reopened.load().values() for i, y in zip(kept.flow_id, kept.y, strict=True)}
+    assert labels[int(new.flow_id[0])] == 3
+    assert labels[int(new.flow_id[35])] == 0
+    reopened.close()
