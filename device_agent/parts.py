@@ -108,6 +108,7 @@ class Parts:
             train_rows=rows[Split.TRAIN],
             validation_rows=rows[Split.VALIDATION],
             exam_rows=rows[Split.EXAM],
+            drifted_features=pipeline.drift.drifted[:8],
             outbox=len(self.memory.outbox),
             rss_bytes=rss_bytes(),
             trainer_rss_bytes=rss_bytes(pid) if pid else 0,
@@ -120,7 +121,7 @@ class Parts:
                 self.transport.counters if self.transport is not None else {},
                 {f"ignored-{reason}": count for reason, count in meter.ignored.items()},
                 {name.replace("_", "-"): value for name, value in dropped.items()},
-                {"features-repaired": pipeline.counters.repaired},
+                {"features-repaired": pipeline.counters.repaired, "alerts-unreported": pipeline.counters.unreported},
             ),
         )
 

@@ -41,6 +41,7 @@ from device_agent.labels.source import Source
 from device_agent.learner import Outcome, make_update
 from device_agent.memory import model_id, own_model
 from device_agent.parts import Parts
+from device_agent.samples.guard import without_bursts
 from device_agent.samples.pool import Rows
 from device_agent.samples.split import Split
 from device_agent.signature import attack_prototypes, traffic_moments
@@ -73,6 +74,8 @@ class Performer:
         self._chosen: dict[int, Chosen] = {}
         self._last_active = _still_active(parts)
         self._alert_number = 0
+        if self._last_active is not None:
+            parts.pipeline.drift.set_reference(parts.evidence().benign_train)
 
     def take_alerts(self, alerts: list[EveAlert]) -> None:
         """Write alerts to the file, then to the outbox."""
@@ -177,6 +180,9 @@ class Performer:
         rows = parts.buffer.rows(Split.TRAIN)
         if job.task is None:
             rows = rows.select(rows.y == BENIGN_INDEX)
+        rows, bursts = without_bursts(rows, parts.buffer.settings.split)
+        if bursts:
+            parts.count("rows-burst", bursts)
         if not len(rows):
             self.events.append(TrainingFailed(job.key, "training-no-rows"))
             return
@@ -218,6 +224,7 @@ class Performer:
     def _swap(self, effect: SwapModel) -> None:
         chosen, parts = self._chosen.pop(effect.request), self._parts
         parts.pipeline.detector = chosen.detector
+        parts.pipeline.drift.set_reference(parts.evidence().benign_train)
         calibration = chosen.detector.calibration
         parts.memory.save_calibration(effect.active.digest, calibration)
         self._last_active = ActiveModel(

@@ -13,6 +13,7 @@ from contract.messages import EveAlert, MarkSet
 from contract.transform import to_model_input
 from device_agent.detection.alerts import Finding, Judge, build_alert
 from device_agent.detection.detector import Decision, Detector
+from device_agent.detection.drift import DriftMonitor
 from device_agent.detection.suppression import Suppressor
 from device_agent.flows.records import FlowBatch, PacketBatch
 from device_agent.flows.select import Meter
@@ -20,17 +21,22 @@ from device_agent.labels.marks import BaselineWindow, Marks, label_flows
 from device_agent.samples.pool import Rows
 
 _SECOND_US = 1_000_000
+_EXPIRE_US = 10_000_000
 _MAX_RUNS = 8
 _MAX_VERDICTS = 4_096
 
 
 @dataclass(slots=True)
 class PipelineCounters:
-    """Running totals: flows judged, alerts let through, repeats left out, feature values repaired."""
+    """Running totals: flows judged, alerts let through, repeats left out, feature values repaired.
+
+    ``unreported`` repeats are those of kinds that went quiet: no later alert names their number.
+    """
 
     flows: int = 0
     alerts: int = 0
     suppressed: int = 0
+    unreported: int = 0
     repaired: int = 0
 
 
@@ -68,8 +74,10 @@ class Pipeline:
     first_us: int = 0
     last_us: int = 0
     counters: PipelineCounters = field(default_factory=PipelineCounters)
+    drift: DriftMonitor = field(default_factory=DriftMonitor)
     ended: bool = False
     _marks: dict[str, Marks] = field(default_factory=dict)
+    _expire_us: int = 0
     _verdicts: dict[int, int] = field(default_factory=dict)
 
     @property
@@ -102,6 +110,7 @@ class Pipeline:
             self.first_us = self.first_us or int(packets.ts_us[0])
             self.last_us = max(self.last_us, int(packets.ts_us[-1]))
             self._judge(self.meter.feed(packets))
+            self._forget_quiet_kinds()
 
     def expire(self, now_us: int) -> None:
         """Close flows by the wall clock; live sources only."""
@@ -110,6 +119,12 @@ class Pipeline:
     def flush(self) -> None:
         """Close all flows."""
         self._judge(self.meter.flush())
+
+    def _forget_quiet_kinds(self) -> None:
+        """Let the suppressor forget, once in ten seconds of packet time, what has been quiet."""
+        if self.suppressor is not None and self.last_us >= self._expire_us:
+            self._expire_us = self.last_us + _EXPIRE_US
+            self.counters.unreported += sum(summary.repeats for summary in self.suppressor.expire(self.last_us))
 
     def set_marks(self, marks: MarkSet) -> None:
         """Label by these marks from now on; a newer set of the same run replaces the older."""
@@ -137,6 +152,7 @@ class Pipeline:
         decision = self.detector.judge(x)
         if decision.alerted.any():
             self._alert(flows, x, decision)
+        self.drift.observe(x, decision.alerted, self.last_us)
         self._label(flows, x, decision.alerted)
 
     def _alert(self, flows: FlowBatch, x: npt.NDArray[np.float32], decision: Decision) -> None:

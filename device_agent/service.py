@@ -200,6 +200,8 @@ class Agent:
                     outcome.finished.engine,
                     outcome.finished.peak_rss_bytes,
                 )
+                if result.skipped_steps:
+                    self.parts.count("training-steps-undone", result.skipped_steps)
                 self._events.append(TrainingFinished(outcome.job.key))
             case JobFailed():
                 log.warning("event=training-failed reason=%s detail=%r", outcome.reason, outcome.detail)
