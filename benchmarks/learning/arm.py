@@ -1,4 +1,4 @@
-"""The part of ``scripts/acceptance-arm`` that runs on both sides: ``reference FILE`` natively, ``check FILE`` emulated."""
+"""The part of ``scripts/acceptance-arm`` on both sides: ``reference FILE`` natively, ``check FILE`` emulated."""
 
 import json
 import platform

@@ -1,3 +1,4 @@
+# ruff: noqa: B905, PTH123
 """What only TensorFlow can answer, in its own interpreter: ``python keras_side.py QUESTION.npz ANSWER.npz``.
 
 Plain Keras layers, TensorFlow's own gradients and Keras' own optimisers on the rows of the question: nothing is shared
@@ -70,10 +71,8 @@ def follow(shape, case, theta0, rows):
             loss = tf.reduce_sum(entropy * w) / tf.maximum(tf.reduce_sum(w), 1e-6)
             err = tf.reduce_mean((z - x) ** 2, -1)
             loss += case["recon"] * tf.reduce_sum(err * wr) / tf.maximum(tf.reduce_sum(wr), 1e-6)
-            plain = loss
             if case["mu"]:
                 loss += 0.5 * case["mu"] * tf.add_n([tf.reduce_sum((v - a) ** 2) for v, a in zip(variables, anchor)])
-        del plain
         gradients = tape.gradient(loss, variables)
         first = flat(gradients) if first is None else first
         optimizer.apply_gradients(zip(gradients, variables))
@@ -94,6 +93,8 @@ def epoch_seconds(shape, x, y):
 
 
 def main(question, answer):
+    tf.config.threading.set_intra_op_parallelism_threads(1)
+    tf.config.threading.set_inter_op_parallelism_threads(1)
     with np.load(question) as kept:
         asked = dict(kept)
     shape = json.loads(str(asked["shape"]))
@@ -103,7 +104,6 @@ def main(question, answer):
         rows = [tuple(asked[f"{name}/{step}/{part}"] for part in "xycr") for step in range(steps)]
         found[f"{name}/gradient"], found[f"{name}/weights"] = follow(shape, case, asked["theta"], rows)
     if "x" in asked:
-        tf.config.threading.set_intra_op_parallelism_threads(1)
         found["epoch_s"] = epoch_seconds(shape, asked["x"], asked["y"])
     with open("/proc/self/status", encoding="ascii") as status:
         found["rss_kb"] = next(int(line.split()[1]) for line in status if line.startswith("VmRSS"))
