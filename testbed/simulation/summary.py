@@ -13,7 +13,7 @@ from testbed.simulation.sweep import CellResult
 
 OURS = "ours"
 PAIR = "fedadam+ditto"
-_POOLING = {"centralised", "ours: oracle + ladder", "ifca-oracle", "local"}
+_NO_RIVALS = {"centralised", "ifca-oracle", "local"}
 _COLUMNS: tuple[tuple[str, str], ...] = (
     ("f1", "F1"),
     ("worst_decile", "worst 10 %"),
@@ -119,7 +119,11 @@ def bars(results: Sequence[CellResult]) -> dict[str, Bar]:
             found[f"retention over the alpha grid, {name}"] = _least(min(means) / max(means), 0.95)
     _poisoned(by_group.get("poison", []), found)
     for result in by_group.get("real", []):
-        rivals = {arm: _mean(runs, "f1") for arm, runs in result.runs.items() if arm not in _POOLING and arm != OURS}
+        rivals = {
+            arm: _mean(runs, "f1")
+            for arm, runs in result.runs.items()
+            if arm not in _NO_RIVALS and not arm.startswith(OURS)
+        }
         best = max(rivals, key=lambda arm: rivals[arm])
         found[f"{result.cell.name}: ours minus the best other federated arm ({best})"] = _least(
             difference(result, OURS, best)[0], 0.0

@@ -55,6 +55,12 @@ def test_what_poison_costs_is_measured_against_the_same_fleet_at_peace():
     assert not found["poison: spoof: lost by ours"].ok
 
 
+def test_real_clients_are_compared_with_the_best_method_that_is_not_ours():
+    arms = {"ours": (0.9, 0.9), "ours: double": (0.99, 0.99), "local": (0.95, 0.95), "fedper": (0.8, 0.88)}
+    found = bars([result("real: x", "real", **arms)])
+    assert found["real: x: ours minus the best other federated arm (fedper)"].value == pytest.approx(0.06)
+
+
 def test_seeds_for_tuning_are_never_reported():
     with pytest.raises(ValueError, match="both for tuning and for reporting"):
         run_sweep([], SweepSettings(seeds=(1, 2), tuning_seeds=(2,)))
