@@ -11,6 +11,7 @@ import numpy as np
 from contract.initial import initial_theta
 from contract.layout import Layout
 from device_agent.inference.engine import Engine
+from device_agent.inference.numpy_engine import NumpyEngine
 from device_agent.training.optimizer import Optimizer, OptimizerSettings
 from device_agent.training.trainer import row_weights
 
@@ -84,6 +85,31 @@ def run(engine: Engine, case: Case) -> tuple[np.ndarray, np.ndarray]:
         first = first if len(first) else out.grad.copy()
         optimizer.step(out.grad)
     return first, optimizer.theta.copy()
+
+
+def run_wide(layout: Layout, case: Case) -> tuple[np.ndarray, np.ndarray]:
+    """Return the same in float64, by an optimiser written down once more: who is off when two disagree."""
+    engine, s = NumpyEngine(layout), case.settings
+    anchor = initial_theta(layout, 3).astype(np.float64)
+    theta, m, v, first = anchor.copy(), np.zeros_like(anchor), np.zeros_like(anchor), np.zeros(0)
+    for number, (x, y, wc, wr) in enumerate(batches(layout, case), 1):
+        wide = (x.astype(np.float64), y, wc.astype(np.float64), wr.astype(np.float64))
+        grad = engine.gradient(theta.copy(), *wide, recon_weight=RECON_WEIGHT, gamma=case.gamma).grad
+        first = first if len(first) else grad.copy()
+        grad = grad + s.proximal_mu * (theta - anchor)
+        norm = float(np.sqrt(grad @ grad))
+        if s.clip_norm and norm > s.clip_norm:
+            grad = grad * (s.clip_norm / norm)
+        theta *= 1.0 - s.weight_decay * s.learning_rate
+        if s.kind == "sgd":
+            m = s.beta1 * m - s.learning_rate * grad
+            theta += m
+        else:
+            m = s.beta1 * m + (1.0 - s.beta1) * grad
+            v = s.beta2 * v + (1.0 - s.beta2) * grad * grad
+            rate = s.learning_rate * np.sqrt(1.0 - s.beta2**number) / (1.0 - s.beta1**number)
+            theta -= rate * m / (np.sqrt(v) + s.epsilon)
+    return first, theta
 
 
 def relative(value: np.ndarray, reference: np.ndarray) -> float:

@@ -36,6 +36,8 @@ class NumpyEngine:
         n_layers = len(self._cuts) // 2
         self._classifier = self._depth if layout.classifies else None
         self._decoder = range(self._depth + layout.classifies, n_layers)
+        self._cut_theta: Real | None = None
+        self._pieces: Layers = []
 
     @property
     def layout(self) -> Layout:
@@ -153,8 +155,11 @@ class NumpyEngine:
             err /= self._layout.inputs
 
     def _layers(self, theta: Real) -> Layers:
-        tensors = [theta[where].reshape(shape) for where, shape in self._cuts]
-        return list(zip(tensors[::2], tensors[1::2], strict=True))
+        if theta is not self._cut_theta:  # the pieces are views: they follow a vector that is trained in place
+            tensors = [theta[where].reshape(shape) for where, shape in self._cuts]
+            self._pieces = list(zip(tensors[::2], tensors[1::2], strict=True))
+            self._cut_theta = theta
+        return self._pieces
 
     def _encode(self, layers: Layers, x: Real) -> list[Real]:
         """Return the activations of the encoder, input first."""

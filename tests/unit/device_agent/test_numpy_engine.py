@@ -150,3 +150,15 @@ def test_a_sure_row_does_not_break_the_focal_loss():
     out = engine.gradient(theta, b.x, y, b.wc, b.wr, recon_weight=0.0, gamma=2.0)
     assert np.isfinite(out.grad).all()
     assert out.loss_class == pytest.approx(0.0, abs=1e-6)
+
+
+def test_weights_that_are_trained_in_place_are_seen():
+    """The pieces of the last vector are kept; they have to follow it, and another vector has to replace them."""
+    engine, b = NumpyEngine(TINY), batch(TINY, 5)
+    theta = b.theta.copy()
+    before = engine.infer(theta, b.x).err.copy()
+    theta *= np.float32(0.5)
+    changed = engine.infer(theta, b.x).err
+    assert not np.allclose(before, changed)
+    np.testing.assert_array_equal(NumpyEngine(TINY).infer(theta, b.x).err, changed)
+    np.testing.assert_array_equal(engine.infer(b.theta, b.x).err, before)
