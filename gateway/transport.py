@@ -238,7 +238,9 @@ class Transport:
             self._put(Disconnected(f"refused: {reason}"))
             return
         self._connection += 1
-        wanted: list[tuple[str, int]] = [(ANY_BIRTH, BIRTH.qos)]
+        # With amqtt (3.1.1 only) the wider filter was followed by broken connections; foreign majors stay unseen there.
+        births = ANY_BIRTH if self._protocol == mqtt.MQTTv5 else BIRTH.wildcard
+        wanted: list[tuple[str, int]] = [(births, BIRTH.qos)]
         wanted += [(topic.wildcard, topic.qos) for topic in SUBSCRIPTIONS]
         client.subscribe(wanted)
         self._put(Connected("5" if self._protocol == mqtt.MQTTv5 else "3.1.1"))
