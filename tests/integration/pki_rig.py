@@ -74,6 +74,11 @@ class Site:
         wait_for_port(self.port)
         return self
 
+    def revive(self):
+        """Start the broker again if it crashed, as its unit does: 2.0.11 now and then falls over a refused handshake."""
+        if self._process.poll() is not None:
+            self.start()
+
     def reload(self):
         self._process.send_signal(signal.SIGHUP)
 

@@ -147,6 +147,13 @@ ATTACKS = {
 }
 
 
+@pytest.fixture(autouse=True)
+def _alive(request):
+    for name in ("site", "open_site", "anonymous_site"):
+        if name in request.fixturenames:
+            request.getfixturevalue(name).revive()
+
+
 def replaced(config, *pairs):
     for old, new in pairs:
         assert old in config
