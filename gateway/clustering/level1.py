@@ -223,7 +223,9 @@ def _join_nearest(z: Vector, labels: Labels) -> Labels:
     """Put devices outside the sample into the nearest group whose radius holds them."""
     result = labels.copy()
     groups = [make_group((), z[labels == label]) for label in range(int(labels.max()) + 1)]
-    distances = np.stack([np.linalg.norm(z - group.centroid, axis=1) for group in groups], axis=1)
+    centroids = np.stack([group.centroid for group in groups])
+    squares = (z * z).sum(axis=1)[:, None] + (centroids * centroids).sum(axis=1) - 2.0 * z @ centroids.T
+    distances = np.sqrt(np.maximum(squares, 0.0))
     nearest = distances.argmin(axis=1)
     radii = np.array([group.radius for group in groups])
     inside = distances[np.arange(len(z)), nearest] <= radii[nearest]
