@@ -75,7 +75,7 @@ class Site:
         return self
 
     def revive(self):
-        """Start the broker again if it crashed, as its unit does: 2.0.11 now and then falls over a refused handshake."""
+        """Start the broker again if it crashed, as its unit does: 2.0.11 may fall over a refused handshake."""
         if self._process.poll() is not None:
             self.start()
 

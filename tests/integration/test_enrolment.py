@@ -138,7 +138,7 @@ def test_renewal_goes_on_with_the_session(site, desk, tmp_path):
         again = Transport(agent_link(site, tmp_path), (topic,))
         site.reload()
         again.start()
-        assert heard(again, Arrived).payload == b"while it was away"
+        assert heard(again, Arrived, 30.0).payload == b"while it was away"
         again.stop()
     finally:
         transport.stop()

@@ -184,7 +184,7 @@ class Fleet:
         )
         shim = [sys.executable, str(HERE / "stepped_clock.py"), str(self.offset)]
         (folder / "gateway.toml").write_text(
-            f'seed = 3\n[broker]\nhost = "{BROKER}"\nallow_plaintext = true\nkeepalive_s = 5\n[store]\ndir = "gw"\n[signing]\ndir = "keys"\n'
+            f'seed = 3\n[broker]\nhost = "{BROKER}"\nallow_plaintext = true\nkeepalive_s = 5\n[store]\ndir = "gw"\n[signing]\ndir = "keys"\n'  # noqa: E501
             f"[devices]\noffline_after_s = 6\n[rounds]\nmax_rounds = 0\nwarmup_rounds = 2\ninterval_s = 1.0\n"
             f"deadline_s = {plan.deadline_s}\nmin_devices = 2\nmin_rows = 60\nlocal_epochs = 2\nquorum = 0.5\n"
             "[aggregation]\nexpert_min_updates = 2\n"
@@ -205,7 +205,7 @@ class Fleet:
         (folder / "agent.toml").write_text(
             f'[device]\nid = "{name}"\n[broker]\nhost = "{BROKER}"\nallow_plaintext = true\nkeepalive_s = 5\n'
             f'[capture]\nsource = "traffic.pcap"\n[store]\ndir = "state"\n[alerts]\npath = "eve.json"\n'
-            f'[trust]\nkeys = ["{self.folder}/keys/release-1.pub"]\n[training]\nmin_benign_rows = 60\nengine = "numpy"\n'
+            f'[trust]\nkeys = ["{self.folder}/keys/release-1.pub"]\n[training]\nmin_benign_rows = 60\nengine = "numpy"\n'  # noqa: E501
             "[telemetry]\nevery_s = 1.0\n[labels]\nbaseline_s = 100000\n"
         )
         run = [*shim, "device_agent", "run", "--config", str(folder / "agent.toml")]
