@@ -8,7 +8,7 @@ rows) get the same rows and the same rule for the threshold.
 
 import csv
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +23,7 @@ from device_agent.detection.calibration import calibrate
 from device_agent.detection.detector import decide
 from device_agent.flows.records import FlowBatch
 from device_agent.flows.select import make_meter
+from device_agent.inference.engine import Inference
 from device_agent.inference.numpy_engine import NumpyEngine
 from device_agent.training.optimizer import OptimizerSettings
 from device_agent.training.trainer import TrainData, TrainSettings, train
@@ -99,18 +100,23 @@ def _net(table: Table, layout: Layout, rows: np.ndarray, y: np.ndarray, epochs: 
     times = max(1, -(-640 // int(keep.sum())))
     data = TrainData(np.tile(x[keep], (times, 1)), np.tile(labels[keep], times))
     theta = train(engine, initial_theta(layout, 1), data, settings).theta
-    benign = table.validation & (table.y == 0)
+    met_attacks = bool((labels > 0).any())
+
+    def infer(mask: np.ndarray) -> Inference:
+        seen = engine.infer(theta, table.x[mask])
+        if not met_attacks:  # a classifier that never met an attack only adds noise
+            seen.probs[:] = np.eye(layout.classes, dtype=np.float32)[0]
+        return seen
+
     calibration = calibrate(
-        engine.infer(theta, table.x[benign]), flows_per_hour=1.0 / BUDGET_SHARE, budget_per_hour=1.0
+        infer(table.validation & (table.y == 0)), flows_per_hour=1.0 / BUDGET_SHARE, budget_per_hour=1.0
     )
     if calibration is None:
         return {}
-    seen = engine.infer(theta, table.x[table.test])
-    if not (labels > 0).any():  # a classifier that never met an attack only adds noise
-        seen = replace(seen, probs=np.eye(layout.classes, dtype=np.float32)[np.zeros(len(seen.err), dtype=int)])
+    seen = infer(table.test)
     decision = decide(seen, calibration)
     figures = _alarms(table, decision.alerted)
-    if layout.classifies and (labels > 0).any():
+    if layout.classifies and met_attacks:
         figures |= _classes(table, seen.probs)
     return figures
 
