@@ -43,6 +43,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_traffic(commands.add_parser("traffic", help="write labelled synthetic captures"))
     _add_prepare(commands.add_parser("prepare", help="write labelled captures from public data sets on disk"))
     _add_report(commands.add_parser("report", help="show results.json again and write its page"))
+    _add_benchmark(commands.add_parser("benchmark", help="compare the family engine with other methods"))
     return parser
 
 
@@ -220,6 +221,16 @@ def _report(arguments: argparse.Namespace) -> int:
     page = write_report(results, arguments.out or arguments.results.with_name("report.html"))
     print_lines(console, [("report", str(page))])
     return ExitCode.OK
+
+
+def _add_benchmark(parser: argparse.ArgumentParser) -> None:
+    from testbed.simulation.cli import add_arguments, run
+
+    families = parser.add_subparsers(required=True, metavar="NAME").add_parser(
+        "families", help="simulated fleets, many methods, equal budgets"
+    )
+    add_arguments(families)
+    families.set_defaults(run=run)
 
 
 class _Count:
