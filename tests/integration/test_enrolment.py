@@ -1,5 +1,6 @@
 """From a join code to a connection: key and request from the device, certificate from the desk, renewal, refusals."""
 
+import ssl
 import stat
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from contract.topics import RECEIPT
 from device_agent import identity
 from device_agent.errors import EnrolError
 from device_agent.transport import Arrived, Link, LinkUp, Transport
+from gateway.pki.authority import serial_and_name
 from gateway.pki.desk import Desk
 from tests.integration.pki_rig import MOSQUITTO, Site
 
@@ -64,6 +66,9 @@ def agent_link(site, folder, keepalive_s=30):
         cert_file=str(folder / "device.crt"),
         key_file=str(folder / "device.key"),
     )
+
+
+PEM_END = "\n-----END CERTIFICATE-----\n"
 
 
 def heard(transport, kind, seconds=10.0):
@@ -131,8 +136,8 @@ def test_renewal_goes_on_with_the_session(site, desk, tmp_path):
         gateway.say(topic, b"over the old connection")
         assert heard(transport, Arrived).payload == b"over the old connection"
         # The old certificate is worthless from here on: only the renewed one opens the next connection.
-        first = site.register.issued()[-2]
-        site.register.revoke(first["serial"], now_s=time.time())
+        serial, _ = serial_and_name(ssl.PEM_cert_to_DER_cert(old.decode().partition("\n-----END")[0] + PEM_END))
+        site.register.revoke(serial, now_s=time.time())
         transport.stop()
         gateway.say(topic, b"while it was away")
         again = Transport(agent_link(site, tmp_path), (topic,))
