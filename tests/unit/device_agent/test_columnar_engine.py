@@ -1,0 +1,61 @@
+"""Cases of the columnar meter that random streams hardly reach, each against the per-packet meter."""
+
+from math import sqrt
+
+import numpy as np
+import pytest
+
+from device_agent.flows.columnar.engine import ColumnarMeter
+from device_agent.flows.columnar.export import deviation
+from device_agent.flows.meter import AFTER_TCP_END, FlowMeter, MeterSettings
+from tests.property.packet_streams import assert_same_records
+from tests.unit.device_agent.frames import A, B, batch, tcp
+
+ACK, FIN_ACK, RST, SYN, SYN_ACK = 0x10, 0x11, 0x04, 0x02, 0x12
+
+
+def backwards(flags):
+    return tcp(src=B, dst=A, sport=80, dport=40000, flags=flags)
+
+
+def both(timed, **settings):
+    """Meter with both; compare, and return the counters."""
+    meters = FlowMeter(MeterSettings(**settings)), ColumnarMeter(MeterSettings(**settings))
+    assert_same_records(*(meter.feed(batch(timed)) for meter in meters))
+    assert_same_records(*(meter.flush() for meter in meters))
+    assert meters[0].counters == meters[1].counters
+    return meters[1].counters
+
+
+@pytest.mark.parametrize(("after_s", "dropped", "flows"), [(4.9, 2, 1), (5.0, 1, 2), (9.0, 1, 2)])
+def test_trailing_packets_are_dropped_for_five_seconds(after_s, dropped, flows):
+    """All in one batch and without an idle gap, so that only the five seconds decide."""
+    timed = [(0.0, tcp(flags=SYN)), (0.1, backwards(SYN_ACK)), (0.2, tcp(flags=ACK)), (0.3, tcp(flags=RST))]
+    counters = both([*timed, (0.4, backwards(ACK)), (0.3 + after_s, backwards(ACK))], idle_s=120.0, active_s=1_800.0)
+    assert counters.ignored[AFTER_TCP_END] == dropped
+    assert counters.flows == flows
+
+
+def test_both_fins_and_the_last_ack_end_a_connection():
+    timed = [(0.0, tcp(flags=SYN)), (0.1, backwards(SYN_ACK)), (0.2, tcp(flags=ACK)), (0.3, tcp(flags=FIN_ACK))]
+    counters = both([*timed, (0.4, backwards(FIN_ACK)), (0.5, tcp(flags=ACK)), (0.6, tcp(flags=ACK))])
+    assert counters.records["tcp_end"] == 1
+    assert counters.ignored[AFTER_TCP_END] == 1
+
+
+@pytest.mark.parametrize("gap_us", [100, 14_999_000, 119_000_000])
+@pytest.mark.parametrize("n", [2, 3, 1_000, 100_000])
+def test_deviation_of_nearly_equal_values_is_not_lost_to_cancellation(gap_us, n):
+    """Gaps that differ by a microsecond: the squares have 17 digits, what remains of them has one."""
+    values = [gap_us + i % 2 for i in range(n)]
+    total, squares = sum(values), sum(v * v for v in values)
+    exact = sqrt((n * squares - total * total) / (n * (n - 1)))
+    got = deviation(np.array([n]), np.array([total]), np.array([squares % 2**64], dtype=np.uint64))
+    assert got[0] == pytest.approx(exact, rel=1e-9, abs=0)
+
+
+def test_deviation_of_equal_values_is_zero():
+    n, value = 1_000, 14_999_999
+    squares = np.array([n * value * value % 2**64], dtype=np.uint64)
+    assert deviation(np.array([n]), np.array([n * value]), squares)[0] == 0.0
+    assert deviation(np.array([1, 0]), np.array([7, 0]), np.array([49, 0], dtype=np.uint64)).tolist() == [0.0, 0.0]
