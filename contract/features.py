@@ -26,7 +26,7 @@ class Feature:
     name
         Column name.
     unit
-        ``1`` (a count or flag), ``B``, ``s``, ``B/s``, ``1/s``.
+        ``1`` (a count or flag), ``B``, ``s``, ``B/s``, ``1/s``, ``bit``.
     kind
         ``log``: compressed by ``log1p``; ``binary``: 0 or 1.
     per_unit
@@ -68,6 +68,20 @@ def _statistics(prefix: str, of: str, *, kind: Literal["len", "iat"]) -> tuple[F
     return tuple(_time(f"{prefix}_iat_{n}_s", f"{n} of the gaps between {of}; 0 for one packet") for n in names)
 
 
+APPLICATIONS: tuple[tuple[str, str], ...] = (
+    ("mqtt_connect", "an MQTT CONNECT"),
+    ("mqtt_publish", "an MQTT PUBLISH"),
+    ("mqtt_subscribe", "an MQTT SUBSCRIBE"),
+    ("coap_request", "a CoAP request"),
+    ("coap_response", "a CoAP response"),
+    ("dns_query", "a DNS query"),
+    ("dns_failure", "a DNS answer with an error code, as for a name that does not exist"),
+    ("discovery", "an mDNS or SSDP message"),
+    ("tls_hello", "a TLS client or server hello"),
+    ("dhcp", "a DHCP message"),
+)
+"""What application dissection tells of a packet, and in which words; the order is that of the bits of a packet."""
+
 _DIRECTIONS = (("all", "all packets"), ("fwd", "forward packets"), ("bwd", "backward packets"))
 _FLAGS = ("syn", "ack", "fin", "rst", "psh", "urg")
 
@@ -101,6 +115,12 @@ FEATURES: tuple[Feature, ...] = (
     _count("fwd_init_win", 65_535, "window field of the first forward TCP packet, unscaled; 0 without TCP"),
     _count("bwd_init_win", 65_535, "window field of the first backward TCP packet, unscaled; 0 without TCP"),
     _binary("handshake_done", "SYN, SYN-ACK and ACK were seen; 0 for flows met in mid-stream"),
+    _count("fwd_retrans_pkts", 1_000_000, "forward TCP segments whose payload brings no byte beyond the highest seen"),
+    _count("bwd_retrans_pkts", 1_000_000, "backward TCP segments whose payload brings no byte beyond the highest seen"),
+    *(
+        _count(f"{kind}_pkts", 10_000, f"packets with {what}; up to the dissection budget")
+        for kind, what in APPLICATIONS
+    ),
     _count(
         "initiator_flows",
         10_000,
@@ -108,6 +128,10 @@ FEATURES: tuple[Feature, ...] = (
     ),
     _count("initiator_peers", 1_000, "distinct responders among them; saturates at 1,000"),
     _count("initiator_ports", 1_000, "distinct responder ports among them; saturates at 1,000"),
+    _count("initiator_failed", 10_000, "others among them without any packet back but a RST when this one opened"),
+    _count("initiator_new_peers", 1_000, "responders among them that the initiator had not met for an hour or more"),
+    Feature("initiator_peer_entropy_bits", "bit", "log", 10, 10, "Shannon entropy of their responders"),
+    Feature("initiator_port_entropy_bits", "bit", "log", 10, 10, "Shannon entropy of their responder ports"),
 )
 """The schema, in order."""
 

@@ -26,7 +26,7 @@ STD_FLOOR = 1e-3
 MIN_CLASS_FLOWS = 5
 """Fewer rows of an attack class are no prototype."""
 
-MOST_PROTOTYPES = 5
+MOST_PROTOTYPES = 4
 """More would not fit a signature of 1 kB."""
 
 PROTOTYPE_UNIT = SPAN / 127.0

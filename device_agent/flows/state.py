@@ -223,7 +223,9 @@ def feature_row(flow: Flow) -> list[float]:
         max(flow.init_win_fwd, 0),
         max(flow.init_win_bwd, 0),
         flow.tcp is not None and flow.tcp.established,
+        *(0.0,) * 12,
         *flow.opened,
+        *(0.0,) * 4,
     )
     if len(row) != N_FEATURES:
         raise AssertionError(f"{len(row)} values for {N_FEATURES} features")

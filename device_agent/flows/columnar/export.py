@@ -137,7 +137,7 @@ def _features(flows: npt.NDArray[np.void]) -> F64:
     spans_us[1:] = np.where(pkts[1:] > 0, flows["side_last"].T - flows["side_first"].T, 0)
     per_second = _SECOND_US / np.maximum(spans_us[0], 1)
     opened, tcp = flows["opened"], flows["tcp"]
-    out = np.empty((N_FEATURES, len(flows)), dtype=np.float64)
+    out = np.zeros((N_FEATURES, len(flows)), dtype=np.float64)
     out[INDEX["proto_tcp"]] = proto == TCP
     out[INDEX["proto_udp"]] = proto == UDP
     out[INDEX["proto_icmp"]] = (proto == ICMP) | (proto == ICMPV6)

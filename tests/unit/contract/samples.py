@@ -1,6 +1,6 @@
 """One valid sample of every message; tests that need "a message of each kind" start here."""
 
-from contract.features import SCHEMA_ID
+from contract.features import N_FEATURES, SCHEMA_ID
 from contract.messages import (
     ActiveModel,
     Assignment,
@@ -59,8 +59,8 @@ SAMPLES: tuple[Message, ...] = (
         schema_id=SCHEMA_ID,
         sequence=1,
         flows=300,
-        mean=b"\x00\x3c" * 61,
-        log_std=b"\x00\xbc" * 61,
+        mean=b"\x00\x3c" * N_FEATURES,
+        log_std=b"\x00\xbc" * N_FEATURES,
         class_rows={"benign": 300, "scan": 20},
     ),
     RoundTask(

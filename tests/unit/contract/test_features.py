@@ -13,8 +13,8 @@ from contract.transform import to_model_input
 
 
 def test_the_schema_id_changes_only_on_purpose():
-    assert SCHEMA_ID.startswith("8b11b04c")
-    assert N_FEATURES == 61
+    assert SCHEMA_ID.startswith("bf6e0197")
+    assert N_FEATURES == 77
 
 
 def test_the_taxonomy_keeps_its_order():
@@ -77,6 +77,6 @@ def test_a_known_value():
 
 
 def test_a_foreign_width_is_refused():
-    with pytest.raises(SchemaMismatchError, match="61") as error:
+    with pytest.raises(SchemaMismatchError, match="77") as error:
         to_model_input(np.zeros((1, 60)))
     assert error.value.reason == "feature-count"

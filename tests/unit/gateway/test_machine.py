@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from contract.canonical import sha256_hex
+from contract.features import N_FEATURES
 from contract.messages import ActiveModel, EvaluationReport, MarkSet
 from contract.model import DEFAULT_SPEC, ModelId
 from gateway.events import (
@@ -31,7 +32,7 @@ from gateway.rounds import CloseRound, OpenRound, RefuseUpdate, RoundMachine
 from tests.unit.gateway.builders import birth, config, signature, status, task, telemetry, update
 
 F0, F1, F2, E1 = ("0" * 63 + c for c in "1234")
-DIM = 122
+DIM = 2 * N_FEATURES
 OFFLINE_AFTER_S = 10_000.0
 
 
