@@ -55,6 +55,10 @@ class Intake:
         except ContractError as error:
             self._unreadable(topic, error.reason)
             return
+        if "gateway" not in parsed.topic.readers:
+            # amqtt gives a session that comes back the retained messages of everybody's subscriptions.
+            self._performer.counts["broker.foreign-topic"] += 1
+            return
         device_id = parsed.device_id
         if device_id is None or not self._admitted(device_id, len(payload)):
             return

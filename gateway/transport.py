@@ -128,8 +128,10 @@ class Transport:
             self._opened_at = None
             self._refuse_v5()
         if self._downgrade:
-            self._downgrade = False
             self._end_client()
+            # The end of the old client may have asked for the change once more; a second change would open a second
+            # connection under the same id, which amqtt answers by keeping neither.
+            self._downgrade = False
             self._protocol = mqtt.MQTTv311
             self._client = self._make_client()
             self.start()
@@ -238,9 +240,7 @@ class Transport:
             self._put(Disconnected(f"refused: {reason}"))
             return
         self._connection += 1
-        # With amqtt (3.1.1 only) the wider filter was followed by broken connections; foreign majors stay unseen there.
-        births = ANY_BIRTH if self._protocol == mqtt.MQTTv5 else BIRTH.wildcard
-        wanted: list[tuple[str, int]] = [(births, BIRTH.qos)]
+        wanted: list[tuple[str, int]] = [(ANY_BIRTH, BIRTH.qos)]
         wanted += [(topic.wildcard, topic.qos) for topic in SUBSCRIPTIONS]
         client.subscribe(wanted)
         self._put(Connected("5" if self._protocol == mqtt.MQTTv5 else "3.1.1"))
