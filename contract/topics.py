@@ -17,6 +17,7 @@ from contract.messages import (
     BlobChunk,
     BlobOffer,
     BlobRequest,
+    Decline,
     EvaluationReport,
     EveAlert,
     GatewayState,
@@ -127,6 +128,7 @@ STATUS = _device("status", Status, retain=True)
 TELEMETRY = _device("telemetry", Telemetry, qos=0, expiry=_MINUTE_S)
 SIGNATURE = _device("signature", Signature, retain=True)
 UPDATE = _device("update", ModelUpdate, expiry=_DAY_S)
+DECLINE = _device("decline", Decline, expiry=_DAY_S)
 ACTIVE = _device("active", ActiveModel, retain=True)
 REPORT = _device("report", EvaluationReport, expiry=7 * _DAY_S)
 ALERT = _device("alert", EveAlert, expiry=7 * _DAY_S)
@@ -152,6 +154,7 @@ TOPICS: tuple[Topic, ...] = (
     TELEMETRY,
     SIGNATURE,
     UPDATE,
+    DECLINE,
     ACTIVE,
     REPORT,
     ALERT,

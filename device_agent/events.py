@@ -295,6 +295,14 @@ class SendUpdate:
 
 
 @dataclass(frozen=True, slots=True)
+class DeclineTask:
+    """Tell the gateway that no further update of a round will come from here."""
+
+    round_id: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class ResendUpdate:
     """Send an update of the outbox once more."""
 
@@ -407,6 +415,7 @@ Effect = (
     | StartTraining
     | CancelTraining
     | SendUpdate
+    | DeclineTask
     | ResendUpdate
     | SettleUpdate
     | AdoptLocal

@@ -26,6 +26,7 @@ from device_agent.events import (
     ChooseModel,
     CommandReceived,
     Connected,
+    DeclineTask,
     Disconnected,
     DropModel,
     Effect,
@@ -203,14 +204,17 @@ class AgentMachine:
         if task.device_id != self.settings.device_id:
             return [Refuse("task-other-device")]
         if task.spec_id != self.settings.spec_id:
-            return [Refuse("task-spec")]
+            return [Refuse("task-spec"), DeclineTask(task.round_id, "task-spec")]
         mark = fingerprint(task)
         if mark in self.facts.trained:
             ids = [Job("", t.base, task, t).update_id for t in task.targets]
             return self._resend([i for i in ids if i in self.waiting_updates])
         if self.desk.task is not None and fingerprint(self.desk.task) == mark:
             return []
-        return self.desk.accept(task, now_s)
+        effects = self.desk.accept(task, now_s)
+        for digest in (self._unfit - set(self.held)) & self.desk.bases:
+            self.desk.give_up_base(digest)
+        return [*effects, *self._end_task()]
 
     def _on_assignment(self, assignment: Assignment) -> list[Effect]:
         known = self.facts.assignment
@@ -229,7 +233,8 @@ class AgentMachine:
     def _on_release(self, event: ReleaseReceived) -> list[Effect]:
         if event.manifest is None:
             self._unfit.add(event.digest)
-            return [Refuse(event.refusal or "release-refused"), *self._choose()]
+            self.desk.give_up_base(event.digest)
+            return [Refuse(event.refusal or "release-refused"), *self._end_task(), *self._choose()]
         if event.digest in self.held:
             return []
         if event.digest not in self.subscribed:
@@ -260,11 +265,17 @@ class AgentMachine:
                 self.facts = replace(self.facts, locally_trained=True)
                 effects.append(AdoptLocal(job, self._open_request()))
         self.waiting_updates.update(e.job.update_id for e in effects if isinstance(e, SendUpdate))
-        task, complete = self.desk.take_finished_task()
-        if task is not None and complete:
-            trained = (*self.facts.trained, fingerprint(task))[-_REMEMBERED:]
-            self.facts = replace(self.facts, trained=trained)
-        return effects
+        return [*effects, *self._end_task()]
+
+    def _end_task(self) -> list[Effect]:
+        """Remember a task whose updates were all made; decline what one that is over leaves open."""
+        task, failure = self.desk.take_finished_task()
+        if task is None:
+            return []
+        if failure:
+            return [DeclineTask(task.round_id, failure)]
+        self.facts = replace(self.facts, trained=(*self.facts.trained, fingerprint(task))[-_REMEMBERED:])
+        return []
 
     def _on_rows(self, rows: RowsCounted) -> list[Effect]:
         self._rows = rows

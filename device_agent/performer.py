@@ -5,9 +5,9 @@ from collections import deque
 
 import numpy as np
 
-from contract.messages import ActiveModel, EvaluationReport, EveAlert, Message, Signature, Verdict
+from contract.messages import ActiveModel, Decline, EvaluationReport, EveAlert, Message, Signature, Verdict
 from contract.taxonomy import BENIGN_INDEX, CLASS_INDEX, CLASSES
-from contract.topics import ACTIVE, ALERT, BIRTH, RELEASE, RELEASE_OFFER, REPORT, SIGNATURE, STATUS, UPDATE
+from contract.topics import ACTIVE, ALERT, BIRTH, DECLINE, RELEASE, RELEASE_OFFER, REPORT, SIGNATURE, STATUS, UPDATE
 from device_agent.choosing import Chosen, calibrated, choose_detector, score_exam, self_check
 from device_agent.events import (
     AdoptLocal,
@@ -16,6 +16,7 @@ from device_agent.events import (
     ApplyVerdict,
     CancelTraining,
     ChooseModel,
+    DeclineTask,
     DropModel,
     Effect,
     Evaluate,
@@ -128,6 +129,9 @@ class Performer:
                 parts.learner.cancel(job_key)
             case SendUpdate(job):
                 self._send_update(job.key)
+            case DeclineTask(round_id, reason):
+                log.info("event=task-declined round=%s reason=%s", round_id, reason)
+                parts.post.say(DECLINE, Decline(round_id=round_id, device_id=parts.config.device.id, reason=reason))
             case ResendUpdate(update_id):
                 parts.post.resend(update_id)
             case SettleUpdate(update_id):

@@ -5,7 +5,8 @@ Rules
 - A task with the fingerprint of one that was trained does nothing new: its waiting updates are sent again.
 - The same task while it runs does nothing; an older round than the running one is refused.
 - A newer task, a cleared one and a passed deadline cancel the job.
-- A target whose base is not held waits until the base is; the others go first.
+- A target whose base is not held waits until the base is; the others go first. One whose base was refused is given up.
+- A task that is over without all its updates is declined, so that nobody waits for it.
 - A round task goes before the device's own training, which is taken up again afterwards.
 """
 
@@ -38,7 +39,7 @@ class TrainingDesk:
         self.task: RoundTask | None = None
         self.job: Job | None = None
         self._todo: list[TrainTarget] = []
-        self._failed = False
+        self._failure = ""
         self._deadline_s = 0.0
         self._jobs_started = 0
 
@@ -57,7 +58,7 @@ class TrainingDesk:
             effects += self._cancel()
         self.task = task
         self._todo = list(task.targets)
-        self._failed = False
+        self._failure = ""
         self._deadline_s = now_s + task.deadline_s
         return effects
 
@@ -105,16 +106,23 @@ class TrainingDesk:
         job, effects = self.finish(job_key)
         if job is None:
             return None, effects
-        self._failed = self._failed or job.task is not None
+        if job.task is not None:
+            self._failure = self._failure or reason
         return job, [Refuse(reason, "own")]
 
-    def take_finished_task(self) -> tuple[RoundTask | None, bool]:
-        """Return the task once all its targets are done, and whether all gave an update; the desk is free then."""
+    def give_up_base(self, digest: str) -> None:
+        """Give up the targets that start from a model which cannot be had."""
+        kept = [target for target in self._todo if target.base != digest]
+        if len(kept) < len(self._todo):
+            self._todo, self._failure = kept, self._failure or "base-refused"
+
+    def take_finished_task(self) -> tuple[RoundTask | None, str]:
+        """Return the task once all its targets are done, and why one of them gave no update; the desk is free then."""
         task = self.task
         if task is None or self._todo or self.job is not None:
-            return None, False
+            return None, ""
         self.task = None
-        return task, not self._failed
+        return task, self._failure
 
     def _start(self, base: str, seconds: float, task: RoundTask | None, target: TrainTarget | None) -> list[Effect]:
         self._jobs_started += 1

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from contract.messages import (
     ActiveModel,
     Assignment,
+    Decline,
     EvaluationReport,
     ModelUpdate,
     RoundTask,
@@ -44,6 +45,7 @@ from gateway.registry import Refused, Registry
 from gateway.rounds import (
     FALLBACK,
     CandidatesSeen,
+    DeclineArrived,
     RoundMachine,
     RoundSettled,
     TimePassed,
@@ -128,6 +130,8 @@ class GatewayMachine:
                 return effects + self._place(device_id)
             case ModelUpdate():
                 return self._update(device_id, message, now)
+            case Decline():
+                return [*self._m.rounds.handle(DeclineArrived(device_id, message), now)]
             case ActiveModel() | EvaluationReport():
                 return [*self._m.registry.ensure(device_id), StoreReported(message)]
             case _:

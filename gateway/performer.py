@@ -56,7 +56,16 @@ from gateway.families import Decide, ReplaceFamilies, StoreGrouping
 from gateway.pulls import Handout
 from gateway.registry import Device, DeviceChanged, Refused, SignatureStored
 from gateway.releases import SignsBytes
-from gateway.rounds import AcceptUpdate, ClearTask, CloseRound, OpenRound, RefuseUpdate, RepeatReceipt, target_key
+from gateway.rounds import (
+    AcceptUpdate,
+    ClearTask,
+    CloseRound,
+    NoteDecline,
+    OpenRound,
+    RefuseUpdate,
+    RepeatReceipt,
+    target_key,
+)
 from gateway.store import Store
 from gateway.store.families import StoredGrouping
 
@@ -123,6 +132,8 @@ class Performer:
             case RefuseUpdate(device_id, key, reason):
                 self.count(device_id, "update", reason)
                 self._receipt(device_id, key, accepted=False, reason=reason)
+            case NoteDecline():
+                self._note_decline(effect)
             case CloseRound():
                 return self._close_round(effect)
             case ClearTask(device_id):
@@ -210,6 +221,14 @@ class Performer:
                 self._store_reported(message)
             case _:
                 raise AssertionError(f"no way to perform {type(effect).__name__}")
+
+    def _note_decline(self, decline: NoteDecline) -> None:
+        """Count a decline apart from the refusals: a device that says no does nothing wrong."""
+        if decline.refusal is not None:
+            self.count(decline.device_id, "decline", decline.refusal)
+            return
+        self.counts[f"task.declined-{decline.reason}"] += 1
+        log.info("task-declined", device=decline.device_id, reason=decline.reason)
 
     def _open_round(self, number: int, tasks: tuple[RoundTask, ...]) -> None:
         self._store.rounds.open(number, tasks, now_s=time.time())

@@ -1,15 +1,15 @@
 """The round machine: idle, open, closing. No I/O; time is passed in.
 
 A round trains the fallback on all its participants and each family's expert on the family's members. It closes when
-everything has come in, or at its deadline. An update counts once, for the round, target and base it was asked for;
-everything else is a refusal with a reason, and changes nothing.
+everything has come in or was declined, or at its deadline. An update counts once, for the round, target and base it
+was asked for; everything else is a refusal with a reason, and changes nothing.
 """
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from math import ceil
 
-from contract.messages import ModelUpdate, RoundTask, TrainTarget
+from contract.messages import Decline, ModelUpdate, RoundTask, TrainTarget
 
 FALLBACK = "fallback"
 
@@ -79,6 +79,14 @@ class UpdateArrived:
 
 
 @dataclass(frozen=True, slots=True)
+class DeclineArrived:
+    """``device_id`` will send no further update of a round."""
+
+    device_id: str
+    decline: Decline
+
+
+@dataclass(frozen=True, slots=True)
 class TimePassed:
     """Look at the clock."""
 
@@ -124,6 +132,15 @@ class RefuseUpdate:
 
 
 @dataclass(frozen=True, slots=True)
+class NoteDecline:
+    """Count a decline that was understood; ``refusal`` says why it changes nothing, if it does not."""
+
+    device_id: str
+    reason: str
+    refusal: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Aggregate:
     """Make a new model of a target from the updates of these devices."""
 
@@ -151,8 +168,8 @@ class ClearTask:
     device_id: str
 
 
-RoundEvent = CandidatesSeen | UpdateArrived | TimePassed | RoundSettled
-RoundEffect = OpenRound | AcceptUpdate | RepeatReceipt | RefuseUpdate | CloseRound | ClearTask
+RoundEvent = CandidatesSeen | UpdateArrived | DeclineArrived | TimePassed | RoundSettled
+RoundEffect = OpenRound | AcceptUpdate | RepeatReceipt | RefuseUpdate | NoteDecline | CloseRound | ClearTask
 
 
 @dataclass(slots=True)
@@ -162,6 +179,7 @@ class _Open:
     deadline: float
     received: dict[str, set[str]] = field(default_factory=dict)
     update_ids: set[str] = field(default_factory=set)
+    declined: set[str] = field(default_factory=set)
     closing: bool = False
 
     def take(self, update_id: str, target: str, device_id: str) -> None:
@@ -171,6 +189,14 @@ class _Open:
     @property
     def wanted(self) -> int:
         return sum(len(task.targets) for task in self.tasks.values())
+
+    @property
+    def answered(self) -> bool:
+        """Whether nothing more is to be waited for."""
+        return all(
+            device_id in self.declined or all(_update_id(task, target) in self.update_ids for target in task.targets)
+            for device_id, task in self.tasks.items()
+        )
 
 
 class RoundMachine:
@@ -231,6 +257,8 @@ class RoundMachine:
                 return self._candidates(event.tasks, now)
             case UpdateArrived():
                 return self._update(event, now)
+            case DeclineArrived():
+                return self._decline(event, now)
             case TimePassed():
                 return self._close_if_due(now)
             case RoundSettled():
@@ -256,6 +284,18 @@ class RoundMachine:
         self._open.take(update.update_id, target_key(update.role, update.family_id), device_id)
         return [AcceptUpdate(self._open.number, update), *self._close_if_due(now)]
 
+    def _decline(self, event: DeclineArrived, now: float) -> list[RoundEffect]:
+        """Wait no longer for a device; its invitation still counts in the quorum."""
+        current, reason = self._open, event.decline.reason
+        if current is None or current.closing or event.decline.round_id != f"round-{current.number:06d}":
+            return [NoteDecline(event.device_id, reason, "stale-round")]
+        if event.device_id not in current.tasks:
+            return [NoteDecline(event.device_id, reason, "uninvited")]
+        if event.device_id in current.declined:
+            return []
+        current.declined.add(event.device_id)
+        return [NoteDecline(event.device_id, reason), *self._close_if_due(now)]
+
     def _context_refusal(self, device_id: str, update: ModelUpdate) -> str | None:
         current = self._open
         if current is None or current.closing or update.round_id != f"round-{current.number:06d}":
@@ -277,11 +317,12 @@ class RoundMachine:
         if current is None or current.closing:
             return []
         complete = len(current.update_ids) == current.wanted
-        if not complete and now < current.deadline:
+        answered = complete or current.answered
+        if not answered and now < current.deadline:
             return []
         current.closing = True
         aggregations, held = self._sort_targets(current)
-        reason = "complete" if complete else "deadline"
+        reason = "complete" if complete else "answered" if answered else "deadline"
         close = CloseRound(current.number, tuple(aggregations), tuple(held), reason if aggregations else "no-quorum")
         return [close, *(ClearTask(device_id) for device_id in sorted(current.tasks))]
 

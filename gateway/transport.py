@@ -25,6 +25,7 @@ from contract.topics import (
     ANY_BIRTH,
     BIRTH,
     CHUNK,
+    DECLINE,
     FETCH,
     GATEWAY_STATE,
     OFFER,
@@ -37,7 +38,7 @@ from contract.topics import (
 from gateway.config import BrokerConfig
 from gateway.errors import ConfigError
 
-SUBSCRIPTIONS = (STATUS, SIGNATURE, TELEMETRY, UPDATE, ACTIVE, REPORT, OFFER, CHUNK, FETCH)
+SUBSCRIPTIONS = (STATUS, SIGNATURE, TELEMETRY, UPDATE, DECLINE, ACTIVE, REPORT, OFFER, CHUNK, FETCH)
 _PACKET_OVERHEAD_BYTES = 64
 _LONGEST_RETRY_S = 15
 _INFLIGHT = 100

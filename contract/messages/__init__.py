@@ -5,6 +5,7 @@ from contract.messages.base import Message
 from contract.messages.delivery import ActiveModel, Assignment, Release
 from contract.messages.fleet import Birth, DeviceState, GatewayState, Status, Telemetry, Versions
 from contract.messages.learning import (
+    Decline,
     EvaluationReport,
     ModelScore,
     ModelUpdate,
@@ -24,6 +25,7 @@ __all__ = [
     "BlobOffer",
     "BlobRequest",
     "Coverage",
+    "Decline",
     "DeviceState",
     "EvaluationReport",
     "EveAlert",

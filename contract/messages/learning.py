@@ -116,6 +116,22 @@ class ModelUpdate(Message):
     train_seconds: Real = Field(ge=0.0)
 
 
+class Decline(Message):
+    """A device's answer to a round task that it will not finish: no further update for this round is to be waited for.
+
+    An update that arrives all the same, from a device that got rows or came back, counts as long as the round is open.
+
+    Attributes
+    ----------
+    reason
+        Why, such as ``training-no-rows`` or ``training-out-of-memory``.
+    """
+
+    round_id: RoundId
+    device_id: DeviceId
+    reason: Slug
+
+
 class Receipt(Message):
     """The gateway's word on a message with an idempotency key: stored, or refused and why.
 
@@ -173,6 +189,7 @@ class EvaluationReport(Message):
 
 
 __all__ = [
+    "Decline",
     "EvaluationReport",
     "ModelScore",
     "ModelUpdate",

@@ -9,10 +9,13 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from contract.messages import Decline
 from gateway.rounds import (
     AcceptUpdate,
     CandidatesSeen,
     CloseRound,
+    DeclineArrived,
+    NoteDecline,
     OpenRound,
     RefuseUpdate,
     RepeatReceipt,
@@ -51,6 +54,7 @@ class Rounds(RuleBasedStateMachine):
         self.closing = False
         self.accepted: list[str] = []
         self.tasks = ()
+        self.declined: set[str] = set()
 
     @precondition(lambda self: not self.running)
     @rule(members=st.sets(st.sampled_from(DEVICES), min_size=1), in_family=st.sets(st.sampled_from(DEVICES)))
@@ -64,6 +68,7 @@ class Rounds(RuleBasedStateMachine):
             self.number += 1
             self.invited = {"fallback": set(members), FAMILY: members & in_family}
             self.opened_at, self.running, self.tasks = self.now, True, tasks
+            self.declined = set()
 
     @precondition(lambda self: self.number > 0)
     @rule(
@@ -95,7 +100,7 @@ class Rounds(RuleBasedStateMachine):
             self.sent.add(key)
             self.accepted.append(message.update_id)
             assert effects[0] == AcceptUpdate(self.number, message)
-            self.check_close(effects[1:], complete=self.all_in())
+            self.check_close(effects[1:], complete=self.all_answered())
         else:
             assert [type(effect) for effect in effects] in ([RefuseUpdate], [RepeatReceipt])
             if isinstance(effects[0], RepeatReceipt):
@@ -117,6 +122,22 @@ class Rounds(RuleBasedStateMachine):
             assert effects == [RepeatReceipt(device, key)]
         else:
             assert effects == [RefuseUpdate(device, key, "stale-round")]
+
+    @precondition(lambda self: self.number > 0)
+    @rule(device=st.sampled_from(DEVICES), age=st.sampled_from([0] * 5 + [1]))
+    def decline(self, device, age):
+        said = Decline(round_id=f"round-{max(0, self.number - age):06d}", device_id=device, reason="training-no-rows")
+        effects = self.machine.handle(DeclineArrived(device, said), self.now)
+        if not self.running or self.closing or age:
+            assert effects == [NoteDecline(device, "training-no-rows", "stale-round")]
+        elif device not in self.invited["fallback"]:
+            assert effects == [NoteDecline(device, "training-no-rows", "uninvited")]
+        elif device in self.declined:
+            assert effects == []
+        else:
+            self.declined.add(device)
+            assert effects[0] == NoteDecline(device, "training-no-rows")
+            self.check_close(effects[1:], complete=self.all_answered())
 
     @rule(seconds=st.sampled_from([0.5, 2.0, 6.0, 12.0]))
     def wait(self, seconds):
@@ -165,14 +186,15 @@ class Rounds(RuleBasedStateMachine):
         self.machine = RoundMachine(RULES, last_number=self.number, settled_ids=last)
         assert self.machine.resume(self.tasks, ids, self.now) == []
         self.opened_at = self.now
+        self.declined = set()  # not stored: the retained task makes the devices say it again
 
     @invariant()
     def an_update_counts_once(self):
         assert len(self.accepted) == len(set(self.accepted))
 
-    def all_in(self):
+    def all_answered(self):
         wanted = {(self.number, d, target) for target, devices in self.invited.items() for d in devices}
-        return wanted <= self.sent
+        return all(key in self.sent or key[1] in self.declined for key in wanted)
 
     def check_close(self, effects, *, complete):
         """Compare a round's aggregates with the history."""

@@ -9,6 +9,7 @@ from contract.messages import (
     BlobOffer,
     BlobRequest,
     Coverage,
+    Decline,
     EvaluationReport,
     EveAlert,
     EveFlow,
@@ -94,6 +95,7 @@ SAMPLES: tuple[Message, ...] = (
         loss_after=1.0,
         train_seconds=0.25,
     ),
+    Decline(round_id="round-000001", device_id="cam-1", reason="training-no-rows"),
     Receipt(device_id="cam-1", key="round-000001-cam-1-fallback", accepted=False, reason="stale-round"),
     Release(
         manifest=ReleaseManifest(

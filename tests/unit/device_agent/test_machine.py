@@ -152,10 +152,40 @@ def test_a_task_that_is_over_cancels_its_job(end):
 def test_a_failed_training_is_counted_and_the_task_may_come_again():
     core = machine()
     job = the(e.StartTraining, core.handle(e.TaskReceived(task()), 0.0)).job
-    assert e.Refuse("training-worker-died", "own") in core.handle(
-        e.TrainingFailed(job.key, "training-worker-died"), 1.0
-    )
+    effects = core.handle(e.TrainingFailed(job.key, "training-worker-died"), 1.0)
+    assert e.Refuse("training-worker-died", "own") in effects
+    assert e.DeclineTask("round-000001", "training-worker-died") in effects
     assert "StartTraining" in kinds(core.handle(e.TaskReceived(task()), 2.0))
+
+
+def test_a_task_is_declined_once_when_its_last_target_is_over_and_one_failed():
+    """The other target's update goes out all the same, before the decline."""
+    core = machine(held=(FALLBACK,))
+    targets = (
+        TrainTarget(role="fallback", base=FACTORY.digest),
+        TrainTarget(role="expert", family_id="family-1", base=FALLBACK.digest),
+    )
+    first = the(e.StartTraining, core.handle(e.TaskReceived(task(targets=targets)), 0.0)).job
+    effects = core.handle(e.TrainingFailed(first.key, "training-no-rows"), 1.0)
+    assert "DeclineTask" not in kinds(effects)
+    effects = core.handle(e.TrainingFinished(the(e.StartTraining, effects).job.key), 2.0)
+    assert kinds(effects).index("SendUpdate") < kinds(effects).index("DeclineTask")
+    assert the(e.DeclineTask, effects).reason == "training-no-rows"
+
+
+@pytest.mark.parametrize("known_before", [True, False])
+def test_a_task_from_a_base_that_cannot_be_trusted_is_declined(known_before):
+    """Whether the refusal of the release comes before the task or after it."""
+    core = machine()
+    if known_before:
+        core.handle(e.AssignmentReceived(assignment()), 0.0)
+        core.handle(e.ReleaseReceived(FALLBACK.digest, None, "signature"), 1.0)
+        effects = core.handle(e.TaskReceived(task(base=FALLBACK)), 2.0)
+    else:
+        assert "DeclineTask" not in kinds(core.handle(e.TaskReceived(task(base=FALLBACK)), 1.0))
+        effects = core.handle(e.ReleaseReceived(FALLBACK.digest, None, "signature"), 2.0)
+    assert the(e.DeclineTask, effects) == e.DeclineTask("round-000001", "base-refused")
+    assert core.desk.task is None
 
 
 def test_expert_and_fallback_are_fetched_compared_and_swapped_after_the_check():

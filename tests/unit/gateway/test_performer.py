@@ -21,7 +21,16 @@ from gateway.families import Decide, Decision, ReplaceFamilies
 from gateway.performer import Performer
 from gateway.registry import Device, DeviceChanged, Refused
 from gateway.restore import restore
-from gateway.rounds import AcceptUpdate, Aggregate, ClearTask, CloseRound, OpenRound, RefuseUpdate, RepeatReceipt
+from gateway.rounds import (
+    AcceptUpdate,
+    Aggregate,
+    ClearTask,
+    CloseRound,
+    NoteDecline,
+    OpenRound,
+    RefuseUpdate,
+    RepeatReceipt,
+)
 from gateway.store import Store
 from tests.unit.gateway.builders import config, task, update
 from tests.unit.gateway.test_store import NoSigner
@@ -211,3 +220,14 @@ def test_a_message_over_the_limit_is_counted(bench):
 def test_a_missing_model_is_an_error_of_the_store(bench):
     with pytest.raises(StoreError, match="misses model"):
         bench().performer.perform(PublishRelease("f" * 64))
+
+
+def test_a_decline_is_counted_by_its_reason_and_is_no_refusal_of_the_device(bench):
+    b = bench()
+    refusals = []
+    b.performer.on_refusal = lambda device_id, reason: refusals.append((device_id, reason))
+    b.performer.perform(NoteDecline("cam-1", "training-no-rows"))
+    b.performer.perform(NoteDecline("cam-2", "training-no-rows", "stale-round"))
+    b.performer.flush()
+    assert b.reader.counts() == {"decline.stale-round": 1, "task.declined-training-no-rows": 1}
+    assert refusals == [("cam-2", "stale-round")]

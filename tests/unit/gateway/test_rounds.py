@@ -2,11 +2,14 @@
 
 import pytest
 
+from contract.messages import Decline
 from gateway.rounds import (
     AcceptUpdate,
     CandidatesSeen,
     ClearTask,
     CloseRound,
+    DeclineArrived,
+    NoteDecline,
     OpenRound,
     RefuseUpdate,
     RepeatReceipt,
@@ -59,6 +62,49 @@ def test_it_closes_at_the_deadline_with_a_quorum():
     close = machine.handle(TimePassed(), 10.0)[0]
     assert isinstance(close, CloseRound)
     assert (close.reason, close.aggregations[0].devices) == ("deadline", ("a",))
+
+
+def decline(machine, device_id, *, number=1, now=1.0):
+    said = Decline(round_id=f"round-{number:06d}", device_id=device_id, reason="training-no-rows")
+    return machine.handle(DeclineArrived(device_id, said), now)
+
+
+def test_a_decline_is_an_answer_and_nobody_waits_for_that_device():
+    """Two updates and a decline close a round of three long before its deadline."""
+    machine = opened("a", "b", "c")
+    assert decline(machine, "b") == [NoteDecline("b", "training-no-rows")]
+    assert decline(machine, "b") == []
+    send(machine, "a", update("a", 1))
+    close = send(machine, "c", update("c", 1))[1]
+    assert isinstance(close, CloseRound)
+    assert (close.reason, close.aggregations[0].devices) == ("answered", ("a", "c"))
+
+
+def test_declines_do_not_lower_the_quorum():
+    """One update of four invited is below a half, however many said no."""
+    machine = opened("a", "b", "c", "d")
+    send(machine, "a", update("a", 1))
+    for device in ("b", "c"):
+        decline(machine, device)
+    close = decline(machine, "d")[1]
+    assert isinstance(close, CloseRound)
+    assert (close.reason, close.aggregations) == ("no-quorum", ())
+
+
+def test_an_update_after_a_decline_counts_while_the_round_is_open():
+    machine = opened("a", "b")
+    decline(machine, "a")
+    assert send(machine, "a", update("a", 1))[0] == AcceptUpdate(1, update("a", 1))
+    close = send(machine, "b", update("b", 1))[1]
+    assert close.reason == "complete"
+
+
+def test_declines_of_other_rounds_and_of_strangers_are_refused():
+    machine = opened("a", "b")
+    assert decline(machine, "a", number=7) == [NoteDecline("a", "training-no-rows", "stale-round")]
+    assert decline(machine, "z") == [NoteDecline("z", "training-no-rows", "uninvited")]
+    assert machine.handle(TimePassed(), 9.0) == []
+    assert decline(RoundMachine(RULES), "a")[0].refusal == "stale-round"
 
 
 def test_it_expires_without_a_quorum():
