@@ -94,7 +94,7 @@ class Rounds(RuleBasedStateMachine):
         )
         content = "norm-bound" if bad_content else None
         effects = self.machine.handle(UpdateArrived(device, message, content), self.now)
-        if key in self.sent and defect != "id" and number >= self.number - (1 if not self.running else 0):
+        if key in self.sent and defect != "id" and number >= self.number - (1 if self.running else 0):
             assert effects == [RepeatReceipt(device, message.update_id)]
         elif sound:
             self.sent.add(key)
