@@ -13,8 +13,8 @@ from contract.ids import Digest, FamilyId
 from contract.layout import Heads, Layout
 from contract.taxonomy import N_CLASSES, TAXONOMY_ID
 
-Role = Literal["factory", "fallback", "expert"]
-"""What a model is for: shipped with the agent, global, or of one family."""
+Role = Literal["factory", "fallback", "expert", "fine-tuned", "local"]
+"""What a model is for: shipped with the agent, global, of one family; fine-tuned and local stay on a device."""
 
 MAX_PARAMETERS = 1_000_000
 

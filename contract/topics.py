@@ -19,8 +19,10 @@ from contract.messages import (
     BlobRequest,
     Decline,
     EvaluationReport,
+    EvaluationRequest,
     EveAlert,
     GatewayState,
+    LossReport,
     MarkSet,
     Message,
     ModelUpdate,
@@ -131,12 +133,14 @@ UPDATE = _device("update", ModelUpdate, expiry=_DAY_S)
 DECLINE = _device("decline", Decline, expiry=_DAY_S)
 ACTIVE = _device("active", ActiveModel, retain=True)
 REPORT = _device("report", EvaluationReport, expiry=7 * _DAY_S)
+LOSSES = _device("losses", LossReport, expiry=_DAY_S)
 ALERT = _device("alert", EveAlert, expiry=7 * _DAY_S)
 OFFER = _device("offer", BlobOffer, expiry=_DAY_S)
 CHUNK = _device("chunk", BlobChunk, expiry=_MINUTE_S)
 FETCH = _device("fetch", BlobRequest, expiry=_MINUTE_S)
 TASK = _to_device("task", RoundTask, retain=True, expiry="deadline")
 ASSIGNMENT = _to_device("assignment", Assignment, retain=True)
+EVALUATION = _to_device("evaluation", EvaluationRequest, retain=False, expiry=60 * _MINUTE_S)
 RECEIPT = _to_device("receipt", Receipt, retain=False, expiry=_DAY_S)
 VERDICT = _to_device("verdict", Verdict, retain=False, expiry=_DAY_S)
 PULL = _to_device("pull", BlobRequest, retain=False, expiry=_MINUTE_S)
@@ -157,12 +161,14 @@ TOPICS: tuple[Topic, ...] = (
     DECLINE,
     ACTIVE,
     REPORT,
+    LOSSES,
     ALERT,
     OFFER,
     CHUNK,
     FETCH,
     TASK,
     ASSIGNMENT,
+    EVALUATION,
     RECEIPT,
     VERDICT,
     PULL,

@@ -6,7 +6,8 @@ from collections import deque
 import numpy as np
 
 from contract.messages import ActiveModel, Decline, EvaluationReport, EveAlert, Message, Signature, Verdict
-from contract.taxonomy import BENIGN_INDEX, CLASS_INDEX, CLASSES
+from contract.signatures import pack_log_std, pack_mean
+from contract.taxonomy import BENIGN_INDEX, CLASS_INDEX, N_CLASSES
 from contract.topics import ACTIVE, ALERT, BIRTH, DECLINE, RELEASE, RELEASE_OFFER, REPORT, SIGNATURE, STATUS, UPDATE
 from device_agent.choosing import Chosen, calibrated, choose_detector, score_exam, self_check
 from device_agent.events import (
@@ -264,9 +265,9 @@ class Performer:
             schema_id=parts.spec.schema_id,
             sequence=sequence,
             flows=moments.flows,
-            mean=moments.mean.tobytes(),
-            log_std=moments.log_std.tobytes(),
-            class_rows={CLASSES[label]: count for label, count in held.items() if label >= 0},
+            mean=pack_mean(moments.mean),
+            log_std=pack_log_std(moments.log_std),
+            class_rows=tuple(held.get(label, 0) for label in range(N_CLASSES)),
             prototypes={name: values.tobytes() for name, values in attack_prototypes(rows.x, rows.y).items()},
         )
         log.info("event=signature sequence=%d flows=%d", sequence, moments.flows)

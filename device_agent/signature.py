@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from contract.features import SPAN
+from contract.signatures import PROTOTYPE_UNIT, round_log_std
 from contract.taxonomy import BENIGN_INDEX, CLASSES
 from device_agent.inference.engine import Floats, Labels
 
@@ -26,10 +26,8 @@ STD_FLOOR = 1e-3
 MIN_CLASS_FLOWS = 5
 """Fewer rows of an attack class are no prototype."""
 
-MOST_PROTOTYPES = 4
+MOST_PROTOTYPES = 5
 """More would not fit a signature of 1 kB."""
-
-PROTOTYPE_UNIT = SPAN / 127.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -41,7 +39,7 @@ class Moments:
     mean
         Shape ``(D,)``, little-endian float16: trimmed mean under the contract's transform.
     log_std
-        Shape ``(D,)``, little-endian float16: ``ln(std + 1e-3)``.
+        Shape ``(D,)``, little-endian float16: ``ln(std + 1e-3)`` in the steps of the message.
     flows
         Rows behind it.
     """
@@ -72,7 +70,7 @@ def traffic_moments(benign: Floats, *, min_flows: int = MIN_FLOWS) -> Moments | 
     cut = int(TRIM_SHARE * len(ordered))
     mean = ordered[cut : len(ordered) - cut].mean(axis=0)
     log_std = np.log(ordered.std(axis=0) + STD_FLOOR)
-    return Moments(mean.astype("<f2"), log_std.astype("<f2"), len(benign))
+    return Moments(mean.astype("<f2"), round_log_std(log_std).astype("<f2"), len(benign))
 
 
 def attack_prototypes(x: Floats, y: Labels, *, min_rows: int = MIN_CLASS_FLOWS) -> dict[str, npt.NDArray[np.int8]]:

@@ -16,6 +16,8 @@ from contract.model import ModelSpec, weights_from_bytes
 from device_agent.errors import TrustError
 
 RAW_KEY_BYTES = 32
+_MADE_HERE = frozenset({"fine-tuned", "local"})
+"""Roles of models that only the device itself makes."""
 _SPKI_PREFIX = bytes.fromhex("302a300506032b6570032100")
 """What stands before the 32 bytes of an Ed25519 key in its PEM form (RFC 8410); the form has no other variant."""
 
@@ -62,6 +64,8 @@ def check_release(release: Release, *, digest: str, spec: ModelSpec, keyring: Ke
     manifest = release.manifest
     if manifest.weights_digest != digest:
         return Verdict(None, "release-other-digest")
+    if manifest.role in _MADE_HERE:
+        return Verdict(None, "release-role")
     if manifest.spec_id != spec.spec_id:
         return Verdict(None, "release-spec")
     if manifest.n_parameters != spec.n_parameters:

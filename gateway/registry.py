@@ -10,16 +10,14 @@ import numpy as np
 import numpy.typing as npt
 
 from contract import CONTRACT_MAJOR
-from contract.features import N_FEATURES, SCHEMA_ID, SPAN
+from contract.features import SCHEMA_ID
 from contract.messages import Birth, Signature, Status, Telemetry
-from contract.taxonomy import BENIGN, CLASS_INDEX
+from contract.signatures import PROTOTYPE_UNIT, malformed, unpack_log_std, unpack_mean
+from contract.taxonomy import CLASS_INDEX, N_CLASSES
 from gateway.grouping import Prototype
 
 _GONE = frozenset({"disconnected", "lost"})
 _WORKING = frozenset({"ready", "training", "degraded"})
-_FLOAT16_BYTES = 2
-_PROTOTYPE_UNIT = SPAN / 127.0
-_ATTACKS = CLASS_INDEX.keys() - {BENIGN}
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,17 +219,11 @@ class Registry:
         if signature.sequence == last:
             # Retained: it comes again with every connection.
             return []
-        if {len(signature.mean), len(signature.log_std)} != {_FLOAT16_BYTES * N_FEATURES}:
-            return [Refused(device_id, "signature", "length")]
-        vector = signature_vector(signature)
-        if not np.isfinite(vector).all():
-            return [Refused(device_id, "signature", "not-finite")]
-        if any(len(values) != N_FEATURES for values in signature.prototypes.values()):
-            return [Refused(device_id, "signature", "prototype-length")]
-        if not signature.prototypes.keys() <= _ATTACKS or not signature.class_rows.keys() <= CLASS_INDEX.keys():
-            return [Refused(device_id, "signature", "unknown-class")]
+        refusal = malformed(signature)
+        if refusal is not None:
+            return [Refused(device_id, "signature", refusal)]
         self._sequences[device_id] = signature.sequence
-        self.vectors[device_id] = vector
+        self.vectors[device_id] = signature_vector(signature)
         self.flows[device_id] = signature.flows
         self.prototypes[device_id] = signature_prototypes(signature)
         effects: list[RegistryEffect] = [SignatureStored(signature)]
@@ -247,15 +239,16 @@ class Registry:
 
 def signature_vector(signature: Signature) -> npt.NDArray[np.float64]:
     """Return ``[mean, log_std]`` of a signature, shape ``(2 * N_FEATURES,)``, in units of the transform."""
-    return np.frombuffer(signature.mean + signature.log_std, dtype="<f2").astype(np.float64)
+    return np.concatenate([unpack_mean(signature.mean), unpack_log_std(signature.log_std)])
 
 
 def signature_prototypes(signature: Signature) -> dict[str, Prototype]:
     """Return the attack prototypes of a signature by class, in units of the transform."""
+    rows = signature.class_rows + (0,) * (N_CLASSES - len(signature.class_rows))
     return {
         name: Prototype(
-            np.frombuffer(values, dtype=np.int8).astype(np.float64) * _PROTOTYPE_UNIT,
-            max(1, signature.class_rows.get(name, 1)),
+            np.frombuffer(values, dtype=np.int8).astype(np.float64) * PROTOTYPE_UNIT,
+            max(1, rows[CLASS_INDEX[name]]),
         )
         for name, values in signature.prototypes.items()
     }

@@ -19,6 +19,7 @@ from contract.codec import decode, encode
 from contract.features import N_FEATURES, SCHEMA_ID
 from contract.messages import Birth, Message, ModelUpdate, Receipt, RoundTask, Signature, Status, Telemetry
 from contract.model import DEFAULT_SPEC
+from contract.signatures import pack_log_std, pack_mean
 from contract.topics import BIRTH, RECEIPT, SIGNATURE, STATUS, TASK, TELEMETRY, UPDATE, Topic, parse
 
 _RESEND_S = 60.0
@@ -53,11 +54,16 @@ class Device:
         )  # fmt: skip
         self._say(STATUS, Status(device_id=self.device_id, session=session, state="ready"))
         rng = np.random.default_rng(self._seed)
-        values = rng.normal(size=N_FEATURES).astype("<f2").tobytes()
+        values = rng.normal(size=N_FEATURES)
         self._say(
             SIGNATURE,
             Signature(
-                device_id=self.device_id, schema_id=SCHEMA_ID, sequence=1, flows=500, mean=values, log_std=values
+                device_id=self.device_id,
+                schema_id=SCHEMA_ID,
+                sequence=1,
+                flows=500,
+                mean=pack_mean(values),
+                log_std=pack_log_std(values),
             ),
         )
         self._say(

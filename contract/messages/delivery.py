@@ -2,7 +2,7 @@
 
 from pydantic import Field
 
-from contract.ids import DeviceId, FamilyId
+from contract.ids import DeviceId, Digest, FamilyId
 from contract.messages.base import Count, Message, Real, Slug, Text
 from contract.messages.learning import MAX_UPDATE_BYTES
 from contract.model import ModelId, ReleaseManifest
@@ -44,6 +44,8 @@ class Assignment(Message):
         Why, for a person.
     fallback, expert
         Models to hold; ``expert`` is ``None`` without a family or before its first round.
+    anchor
+        Frozen model at which the sketch of the signature is made; ``None`` during warm-up and in private mode.
     """
 
     device_id: DeviceId
@@ -52,6 +54,7 @@ class Assignment(Message):
     reason: Text
     fallback: ModelId | None
     expert: ModelId | None
+    anchor: Digest | None = None
 
 
 class ActiveModel(Message):
@@ -62,12 +65,12 @@ class ActiveModel(Message):
     assignment_version
         The assignment that was followed.
     active
-        The model in use.
+        The model in use; its role is the rung of the ladder: expert, fallback, fine-tuned or local.
     reason
-        Slug of the decision, such as ``expert-default`` or ``fallback-better``.
+        Slug of the decision, such as ``expert-default``, ``fine-tuned-better`` or ``local-kept``.
     gain, z
-        Relative mean loss that the model which is not the device's default saves on validation rows, and its paired
-        z value; negative when the default is better, ``None`` when nothing was compared.
+        Relative mean loss that the model in use saves on validation rows against the rung that it beat, and its paired
+        z value; of the best rung that did not win if the default stayed; ``None`` when nothing was compared.
     threshold
         Score from which a flow raises an alert, in [0, 1].
     validation_rows

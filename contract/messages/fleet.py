@@ -97,10 +97,17 @@ class Telemetry(Message):
 
 
 class GatewayState(Message):
-    """Whether a gateway listens; retained, with a last will that says it does not."""
+    """Whether a gateway listens; retained, with a last will that says it does not.
+
+    Attributes
+    ----------
+    mode
+        ``robust``: the gateway screens single updates; ``private``: devices add noise to what they send.
+    """
 
     encoding: ClassVar[Encoding] = "json"
     online: bool
+    mode: Literal["robust", "private"] = "robust"
     session: Slug
     contract_version: str = Field(pattern=r"^[0-9]{1,3}\.[0-9]{1,3}$")
     gateway_version: str = Field(max_length=40)

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from contract.ids import DeviceId, Digest, FamilyId, RoundId, RunId
 from contract.messages.base import Count, Message, Micros, Real, Slug, Text
@@ -15,30 +15,44 @@ ClassName = Annotated[str, Field(pattern=r"^[a-z0-9_]{1,32}$")]
 class Signature(Message):
     """The traffic signature of a device: moments of its benign flows under the fixed transform.
 
+    ``contract.signatures`` packs and unpacks the byte strings.
+
     Attributes
     ----------
     sequence
         Grows with every signature of a device; an older one is ignored.
     flows
         Benign flows behind the moments.
-    mean, log_std
-        Little-endian float16, one value per feature of the schema: trimmed mean, and natural logarithm of the
-        standard deviation plus 1e-3.
+    mean
+        Little-endian float16, one value per feature of the schema: trimmed mean.
+    log_std
+        One byte per feature: natural logarithm of the standard deviation plus 1e-3, as ``0.5 - byte / 32``.
     class_rows
-        Labelled training rows per class; counts only.
+        Labelled training rows per class in taxonomy order, counts only; empty if they are not told.
     prototypes
         By attack class with enough rows: int8 per feature, mean of the class's rows minus the benign mean, in units of
         ``SPAN / 127``.
+    sketch
+        Int8, 64 values: seeded projection of what one epoch changes at the anchor model, of length 127.
+    anchor
+        First 16 hexadecimal digits of the digest of the anchor; sketches of one anchor can be compared.
+    noise
+        Noise multiplier of the Gaussian noise in the moments, ``None`` without noise.
     """
+
+    max_bytes = 1_024
 
     device_id: DeviceId
     schema_id: Digest
     sequence: Count
     flows: Count
     mean: bytes = Field(max_length=2_048)
-    log_std: bytes = Field(max_length=2_048)
-    class_rows: dict[ClassName, Count] = Field(default_factory=dict, max_length=64)
+    log_std: bytes = Field(max_length=1_024)
+    class_rows: tuple[Count, ...] = Field(default=(), max_length=64)
     prototypes: dict[ClassName, Annotated[bytes, Field(max_length=1_024)]] = Field(default_factory=dict, max_length=64)
+    sketch: bytes | None = Field(default=None, min_length=64, max_length=64)
+    anchor: str | None = Field(default=None, pattern=r"^[0-9a-f]{16}$")
+    noise: Real | None = Field(default=None, gt=0.0, le=1_000.0)
 
 
 class TrainTarget(Message):
@@ -62,6 +76,9 @@ class RoundTask(Message):
         Seed of the round; the device mixes in its id.
     deadline_s
         Seconds from when the gateway opened the round; a device counts from receipt, so it never works longer.
+    clip_norm, noise_multiplier
+        Private mode: the device shortens its update to this Euclidean norm and adds Gaussian noise of standard
+        deviation ``noise_multiplier * clip_norm`` to each value; both ``None`` otherwise.
     """
 
     round_id: RoundId
@@ -75,6 +92,14 @@ class RoundTask(Message):
     recon_weight: Real = Field(ge=0.0, le=100.0)
     seed: Count
     deadline_s: Real = Field(gt=0.0, le=86_400.0)
+    clip_norm: Real | None = Field(default=None, gt=0.0, le=1e6)
+    noise_multiplier: Real | None = Field(default=None, gt=0.0, le=1_000.0)
+
+    @model_validator(mode="after")
+    def _privacy_is_whole(self) -> "RoundTask":
+        if (self.clip_norm is None) != (self.noise_multiplier is None):
+            raise ValueError("clip_norm and noise_multiplier belong together")
+        return self
 
 
 class ModelUpdate(Message):
@@ -188,9 +213,67 @@ class EvaluationReport(Message):
     note: Text = ""
 
 
+class EvaluationRequest(Message):
+    """A question to a device: how these models do on its validation rows.
+
+    Attributes
+    ----------
+    request
+        Grows with every request of a device; an older one is ignored.
+    models
+        Released models; the first is the one that the others are compared with.
+    """
+
+    device_id: DeviceId
+    request: Count
+    models: tuple[ModelId, ...] = Field(min_length=1, max_length=4)
+
+
+class ModelLoss(Message):
+    """Mean loss of a model, and what it saves against the first of the request.
+
+    Attributes
+    ----------
+    loss
+        Weighted mean over the validation rows, >= 0.
+    gain, z
+        Share of the first model's loss that it saves, and the paired z of that; 0 for the first.
+    """
+
+    model: ModelId
+    loss: Real = Field(ge=0.0)
+    gain: Real
+    z: Real = Field(ge=-99.0, le=99.0)
+
+
+class LossReport(Message):
+    """The answer to an ``EvaluationRequest``: counts and losses, no row.
+
+    Attributes
+    ----------
+    request
+        Of the question.
+    rows
+        Validation rows behind the losses.
+    reason
+        ``measured``, or why there is nothing: ``few-rows``, ``model-refused``.
+    losses
+        In the order of the request; empty unless measured.
+    """
+
+    device_id: DeviceId
+    request: Count
+    rows: Count
+    reason: Slug
+    losses: tuple[ModelLoss, ...] = Field(default=(), max_length=4)
+
+
 __all__ = [
     "Decline",
     "EvaluationReport",
+    "EvaluationRequest",
+    "LossReport",
+    "ModelLoss",
     "ModelScore",
     "ModelUpdate",
     "Receipt",

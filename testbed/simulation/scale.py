@@ -10,6 +10,7 @@ import numpy as np
 from contract.codec import encode
 from contract.features import N_FEATURES, SCHEMA_ID
 from contract.messages import Signature
+from contract.signatures import ANCHOR_DIGITS, SKETCH_SIZE
 from contract.taxonomy import CLASSES
 from device_agent.signature import MOST_PROTOTYPES
 from gateway.clustering.level1 import SearchSettings, find_families
@@ -70,11 +71,13 @@ def largest_signature_bytes() -> int:
         device_id="a-device-with-a-rather-long-name",
         schema_id=SCHEMA_ID,
         sequence=99_999,
-        flows=99_999,
+        flows=65_535,
         mean=half,
-        log_std=half,
-        class_rows=dict.fromkeys(CLASSES, 99_999),
+        log_std=bytes(N_FEATURES),
+        class_rows=(65_535,) * len(CLASSES),
         prototypes={name: bytes(N_FEATURES) for name in longest},
+        sketch=bytes(SKETCH_SIZE),
+        anchor="0" * ANCHOR_DIGITS,
     )
     return len(encode(message))
 

@@ -29,6 +29,7 @@ from contract.messages import (
     Telemetry,
 )
 from contract.model import DEFAULT_SPEC, weights_to_bytes
+from contract.signatures import pack_log_std, pack_mean
 from contract.topics import ASSIGNMENT, BIRTH, RECEIPT, ROOT, SIGNATURE, STATUS, TASK, TELEMETRY, UPDATE, Topic, parse
 
 WAIT_S = 20.0
@@ -57,14 +58,14 @@ def signature_of(device_id: str, profile: int, *, sequence: int = 1, seed: int =
     means, log_stds = np.random.default_rng(profile).uniform((0.3, -2.5), (2.5, -0.7), (N_FEATURES, 2)).T
     centre = np.concatenate([means, log_stds])
     own = np.random.default_rng([seed, *device_id.encode()]).normal(0.0, 0.05, 2 * N_FEATURES)
-    values = (centre + own).astype("<f2")
+    values = centre + own
     return Signature(
         device_id=device_id,
         schema_id=SCHEMA_ID,
         sequence=sequence,
         flows=500,
-        mean=values[:N_FEATURES].tobytes(),
-        log_std=values[N_FEATURES:].tobytes(),
+        mean=pack_mean(values[:N_FEATURES]),
+        log_std=pack_log_std(values[N_FEATURES:]),
     )
 
 

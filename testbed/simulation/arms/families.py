@@ -5,11 +5,12 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from contract.signatures import PROTOTYPE_UNIT
 from contract.taxonomy import CLASS_INDEX
 from device_agent.inference.engine import Inference
 from device_agent.ladder import Losses, row_losses
 from device_agent.rungs import Step, climb
-from device_agent.signature import PROTOTYPE_UNIT, attack_prototypes, traffic_moments
+from device_agent.signature import attack_prototypes, traffic_moments
 from gateway.aggregation import ClippedMean, ServerOptimiser, ServerState
 from gateway.clustering.level1 import SearchSettings, find_families
 from gateway.clustering.level2 import ConceptSettings, concept_conflict, split_by_concept

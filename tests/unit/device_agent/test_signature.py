@@ -6,8 +6,9 @@ import pytest
 from contract.codec import encode
 from contract.features import N_FEATURES, SCHEMA_ID
 from contract.messages import Signature
+from contract.signatures import ANCHOR_DIGITS, PROTOTYPE_UNIT, SKETCH_SIZE
 from contract.taxonomy import CLASSES
-from device_agent.signature import MIN_FLOWS, MOST_PROTOTYPES, PROTOTYPE_UNIT, attack_prototypes, traffic_moments
+from device_agent.signature import MIN_FLOWS, MOST_PROTOTYPES, attack_prototypes, traffic_moments
 
 
 def rows(n=1000, d=5, seed=0):
@@ -19,7 +20,7 @@ def test_it_is_the_trimmed_mean_and_the_log_of_the_deviation():
     found = traffic_moments(x)
     trimmed = [np.sort(column.astype(float))[50:-50].mean() for column in x.T]
     np.testing.assert_allclose(found.mean, trimmed, atol=1e-3)
-    np.testing.assert_allclose(found.log_std, np.log(x.std(axis=0) + 1e-3), atol=2e-3)
+    np.testing.assert_allclose(found.log_std, np.log(x.std(axis=0) + 1e-3), atol=1 / 64 + 1e-3)
     assert (found.mean.dtype, found.log_std.dtype, found.flows) == (np.dtype("<f2"), np.dtype("<f2"), 1000)
 
 
@@ -40,7 +41,7 @@ def test_the_order_of_flows_does_not_matter():
 
 def test_constant_features_have_a_finite_signature():
     found = traffic_moments(np.zeros((300, 4), np.float32))
-    np.testing.assert_allclose(found.log_std, np.log(1e-3), atol=5e-3)
+    np.testing.assert_allclose(found.log_std, np.log(1e-3), atol=1 / 64)
 
 
 def test_too_few_flows_have_none():
@@ -58,12 +59,12 @@ def test_one_flow_cannot_be_read_off():
 
 
 def test_prototypes_are_offsets_from_the_own_benign_mean():
-    """The attack with the fewest rows is left out below five rows, and no more than four classes go."""
+    """The attack with the fewest rows is left out below five rows, and no more than five classes go."""
     rng = np.random.default_rng(0)
     y = np.repeat(np.arange(9, dtype=np.int32), [40, 30, 20, 10, 10, 9, 8, 7, 4])
     x = (0.5 + y[:, None] * 0.2 + 0.01 * rng.normal(size=(len(y), 5))).astype(np.float32)
     found = attack_prototypes(x, y)
-    assert list(found) == list(CLASSES[1:5])
+    assert list(found) == list(CLASSES[1:6])
     assert found["scan"] * PROTOTYPE_UNIT == pytest.approx(np.full(5, 0.2), abs=0.03)
 
 
@@ -73,15 +74,16 @@ def test_no_prototype_without_benign_rows():
 
 
 def test_the_largest_signature_fits_one_kilobyte():
-    half = np.zeros(N_FEATURES, dtype="<f2").tobytes()
     message = Signature(
         device_id="a-device-with-a-rather-long-name",
         schema_id=SCHEMA_ID,
-        sequence=99_999,
-        flows=99_999,
-        mean=half,
-        log_std=half,
-        class_rows=dict.fromkeys(CLASSES, 99_999),
+        sequence=2**32 - 1,
+        flows=2**32 - 1,
+        mean=bytes(2 * N_FEATURES),
+        log_std=bytes(N_FEATURES),
+        class_rows=(65_535,) * len(CLASSES),
         prototypes={name: bytes(N_FEATURES) for name in sorted(CLASSES[1:], key=len)[-MOST_PROTOTYPES:]},
+        sketch=bytes(SKETCH_SIZE),
+        anchor="0" * ANCHOR_DIGITS,
     )
     assert len(encode(message)) <= 1_024

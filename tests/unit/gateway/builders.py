@@ -8,6 +8,7 @@ from contract.canonical import sha256_hex
 from contract.features import N_FEATURES, SCHEMA_ID
 from contract.messages import Birth, ModelUpdate, RoundTask, Signature, Status, Telemetry, TrainTarget
 from contract.model import DEFAULT_SPEC, weights_to_bytes
+from contract.signatures import pack_log_std, pack_mean
 from gateway.config import GatewayConfig
 
 BASE = "b" * 64
@@ -49,9 +50,16 @@ def telemetry(device_id: str, *, rows: int = 500) -> Telemetry:
 
 
 def signature(device_id: str, *, sequence: int = 1, value: float = 1.0, flows: int = 300) -> Signature:
-    """Return a signature whose components all have one value."""
-    data = np.full(N_FEATURES, value, dtype="<f2").tobytes()
-    return Signature(device_id=device_id, schema_id=SCHEMA_ID, sequence=sequence, flows=flows, mean=data, log_std=data)
+    """Return a signature whose means all have one value."""
+    data = np.full(N_FEATURES, value)
+    return Signature(
+        device_id=device_id,
+        schema_id=SCHEMA_ID,
+        sequence=sequence,
+        flows=flows,
+        mean=pack_mean(data),
+        log_std=pack_log_std(np.full(N_FEATURES, -2.0)),
+    )
 
 
 def task(device_id: str, number: int, *, families: tuple[str, ...] = ()) -> RoundTask:

@@ -18,7 +18,7 @@ def registry():
 
 def test_prototypes_come_in_units_of_the_transform():
     core = registry()
-    core.handle(signature("cam-1").model_copy(update={"prototypes": {"scan": PLAIN}, "class_rows": {"scan": 9}}), 0.0)
+    core.handle(signature("cam-1").model_copy(update={"prototypes": {"scan": PLAIN}, "class_rows": (0, 9)}), 0.0)
     held = core.prototypes["cam-1"]["scan"]
     assert held.vector == pytest.approx(np.full(N_FEATURES, SPAN))
     assert held.rows == 9
@@ -30,7 +30,10 @@ def test_prototypes_come_in_units_of_the_transform():
         ({"prototypes": {"scan": PLAIN[:-1]}}, "prototype-length"),
         ({"prototypes": {"sorcery": PLAIN}}, "unknown-class"),
         ({"prototypes": {"benign": PLAIN}}, "unknown-class"),
-        ({"class_rows": {"sorcery": 3}}, "unknown-class"),
+        ({"class_rows": (1,) * 11}, "class-rows"),
+        ({"sketch": b"\1" * 64}, "sketch"),
+        ({"sketch": bytes(64), "anchor": "a" * 16}, "sketch"),
+        ({"noise": 1.0, "class_rows": (9,)}, "noise"),
     ],
 )
 def test_odd_prototypes_are_refused_and_change_nothing(changes, reason):

@@ -494,7 +494,7 @@ def test_results_of_a_run_read_back_equal(tmp_path, capture):
     voice.say(topics.TELEMETRY, telemetry(packets=40, flows=7, rss_bytes=80_000_000))
     voice.say(
         topics.SIGNATURE,
-        Signature(device_id="cam-1", schema_id=SCHEMA_ID, sequence=1, flows=9, mean=mean, log_std=mean),
+        Signature(device_id="cam-1", schema_id=SCHEMA_ID, sequence=1, flows=9, mean=mean, log_std=bytes(N_FEATURES)),
     )
     voice.say(topics.REPORT, report(score(model()), score(expert), used=expert))
     results = demo_collect.run_results(state, datetime.now(UTC))
