@@ -21,11 +21,12 @@ pytestmark = [
 
 def test_a_fleet_survives_every_fault(tmp_path):
     learn, _ = make_capture(tmp_path)
-    fleet = Fleet(tmp_path, Plan(rounds=7), learn)
+    fleet = Fleet(tmp_path, Plan(rounds=9), learn)
     try:
         outcome = fleet.run()
     finally:
         fleet.close()
     assert outcome.violations == [], json.dumps(outcome.figures, indent=1)
+    assert all(outcome.planted.values()), outcome.planted
     assert sorted(entry["fault"] for entry in outcome.applied) == sorted(ALL_FAULTS)
     assert outcome.figures["updates_stored"] >= 12

@@ -1,8 +1,12 @@
 """Real agents, a real gateway and Mosquitto in network namespaces, faults on a seeded schedule, and an auditor.
 
-The auditor listens at the broker and keeps its own record of tasks, updates and receipts. What it knows is compared
-with the gateway's and the devices' stores at the end: nothing is counted twice, nothing that was acknowledged is lost,
-every round is closed or expired in time, every device uses what it was assigned.
+The auditor listens at the broker and keeps its own record of tasks, updates, chunks and receipts. What it knows is
+compared with the gateway's and the devices' stores at the end: nothing is counted twice, nothing that was acknowledged
+is lost, every round is closed or expired in time, every device uses what it was assigned. Then damage is planted in
+copies of the evidence, to see that the comparison finds it.
+
+Half of the devices send their updates in chunks. The links are emulated by a relay on TAP devices, so that kernels
+without ``sch_netem`` do; the clock is that of the gateway's and the agents' own processes, offset by a file.
 """
 
 import json
@@ -22,15 +26,41 @@ from pathlib import Path
 import paho.mqtt.client as mqtt
 from paho.mqtt.enums import CallbackAPIVersion
 
+from contract.canonical import sha256_hex
 from contract.codec import decode
 from contract.errors import ContractError
-from contract.messages import BlobOffer, ModelUpdate, Receipt, RoundTask
-from contract.topics import OFFER, RECEIPT, TASK, UPDATE, parse
+from contract.messages import ActiveModel, Assignment, BlobChunk, BlobOffer, ModelUpdate, Receipt, RoundTask
+from contract.topics import ACTIVE, ASSIGNMENT, CHUNK, OFFER, RECEIPT, TASK, UPDATE, parse
+from contract.transfer import n_chunks
+from tests.integration.wire_audit import (
+    Active,
+    Assigned,
+    Evidence,
+    Result,
+    Round,
+    Sent,
+    Stored,
+    Word,
+    audit,
+    plant_each,
+)
 
 HERE = Path(__file__).resolve().parent
 BROKER = "10.78.0.254"
 PORT = 1883
-ALL_FAULTS = ("broker-restart", "gateway-kill", "agent-kill", "cut-off", "bad-link", "disk-full", "clock-step")
+ALL_FAULTS = (
+    "broker-restart",
+    "gateway-kill",
+    "agent-kill",
+    "agent-kill-mid-chunk",
+    "gateway-kill-mid-chunk",
+    "cut-off",
+    "bad-link",
+    "disk-full",
+    "clock-step",
+)
+CHUNKED_BYTES = 4_096
+CLOCK_STEPS_S = (3_600, -3_600, 0)
 
 
 def ip(*arguments):
@@ -103,6 +133,8 @@ class Auditor:
 
     def __init__(self):
         self.tasks, self.updates, self.receipts = {}, {}, []
+        self.told, self.active = {}, {}
+        self.offers, self.chunks = {}, {}
         self.connects = 0
         self._client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id="auditor", clean_session=False)
         self._client.max_inflight_messages_set(200)
@@ -118,9 +150,17 @@ class Auditor:
         self._client.disconnect()
         self._client.loop_stop()
 
+    def underway(self, device, known=frozenset()):
+        """Return chunks heard and chunks in all of an offer of ``device`` that is on its way and was not known."""
+        for digest, offer in list(self.offers.items()):
+            heard, total = len(self.chunks.get(digest, ())), n_chunks(offer)
+            if f"-{device}-" in offer.key and digest not in known and 0 < heard < total:
+                return heard, total
+        return None
+
     def _up(self, client, *_):
         self.connects += 1
-        client.subscribe([(t.wildcard, 1) for t in (TASK, UPDATE, OFFER, RECEIPT)])
+        client.subscribe([(t.wildcard, 1) for t in (TASK, UPDATE, OFFER, CHUNK, RECEIPT, ASSIGNMENT, ACTIVE)])
 
     def _hear(self, _client, _data, message):
         if not message.payload:
@@ -128,16 +168,38 @@ class Auditor:
         with suppress(ContractError):
             self._note(decode(parse(message.topic).topic.message, message.payload))
 
-    def _note(self, message):
+    def _note(self, message):  # one branch per message
         match message:
             case RoundTask():
                 self.tasks.setdefault(message.round_number, {})[message.device_id] = message
             case ModelUpdate():
-                self.updates.setdefault(message.update_id, set()).add(message.delta_digest)
+                sent = Sent(message.device_id, message.base, message.rows, message.delta_digest)
+                self.updates[message.update_id] = sent
             case BlobOffer():
-                self.updates.setdefault(message.key, set())
+                self.updates.setdefault(message.key, None)
+                self.offers[message.digest] = message
+            case BlobChunk():
+                self._collect(message)
             case Receipt():
                 self.receipts.append(message)
+            case Assignment():
+                self.told[message.device_id] = assigned(message)
+            case ActiveModel():
+                self.active[message.device_id] = Active(message.assignment_version, message.active.digest)
+
+    def _collect(self, chunk):
+        parts = self.chunks.setdefault(chunk.digest, {})
+        parts[chunk.index] = chunk.data
+        offer = self.offers.get(chunk.digest)
+        if offer is not None and len(parts) == n_chunks(offer):
+            whole = b"".join(parts[index] for index in sorted(parts))
+            if sha256_hex(whole) == chunk.digest:
+                self._note(decode(ModelUpdate, whole))
+
+
+def assigned(message):
+    digests = frozenset(m.digest for m in (message.fallback, message.expert) if m is not None)
+    return Assigned(message.version, digests)
 
 
 @dataclass
@@ -159,7 +221,9 @@ class Outcome:
 
     applied: list = field(default_factory=list)
     violations: list = field(default_factory=list)
+    planted: dict = field(default_factory=dict)
     figures: dict = field(default_factory=dict)
+    log: list = field(default_factory=list)
 
 
 class Fleet:
@@ -194,7 +258,10 @@ class Fleet:
             [sys.executable, "-m", "gateway.cli", "keys", "--config", config], check=True, capture_output=True
         )
         self.gateway = Program([*hub, *shim, "gateway.cli", "run", "--config", config], folder / "gateway.log")
+        # Every other device sends its updates in chunks.
+        self.chunked = self.names[::2]
         self.agents = {name: self._agent(name, shim) for name in self.names}
+        self._began_s = time.monotonic()
 
     def _agent(self, name, shim):
         folder = self.folder / name
@@ -202,8 +269,9 @@ class Fleet:
         subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(folder / "state")], check=True)
         self._mounts.append(folder / "state")
         os.mkfifo(folder / "traffic.pcap")
+        inline = f"inline_bytes = {CHUNKED_BYTES}\n" if name in self.chunked else ""
         (folder / "agent.toml").write_text(
-            f'[device]\nid = "{name}"\n[broker]\nhost = "{BROKER}"\nallow_plaintext = true\nkeepalive_s = 5\n'
+            f'[device]\nid = "{name}"\n[broker]\nhost = "{BROKER}"\nallow_plaintext = true\nkeepalive_s = 5\n{inline}'
             f'[capture]\nsource = "traffic.pcap"\n[store]\ndir = "state"\n[alerts]\npath = "eve.json"\n'
             f'[trust]\nkeys = ["{self.folder}/keys/release-1.pub"]\n[training]\nmin_benign_rows = 60\nengine = "numpy"\n'  # noqa: E501
             "[telemetry]\nevery_s = 1.0\n[labels]\nbaseline_s = 100000\n"
@@ -286,18 +354,22 @@ class Fleet:
                 break
             seen = self.newest_round()
             time.sleep(self._rng.uniform(0.05, 0.4))
-            victim = self._rng.choice(self.names)
+            victim = self._rng.choice(self.chunked if "chunk" in fault else self.names)
             started = time.monotonic()
-            getattr(self, "_" + fault.replace("-", "_"))(victim)
-            outcome.applied.append(
-                {"fault": fault, "round": seen, "victim": victim, "seconds": round(time.monotonic() - started, 1)}
-            )
+            more = getattr(self, "_" + fault.replace("-", "_"))(victim) or {}
+            seconds = round(time.monotonic() - started, 1)
+            entry = {"fault": fault, "round": seen, "victim": victim, "seconds": seconds, **more}
+            outcome.applied.append(entry)
+            self._say(outcome, " ".join(f"{key}={value}" for key, value in entry.items()))
             seen = self.newest_round()
         if not self._finish():
             outcome.violations.append("the rounds after the last fault did not end")
         self.until(self._converged, 30)
         self._audit(outcome)
         return outcome
+
+    def _say(self, outcome, text):
+        outcome.log.append(f"seed={self.plan.seed} t={time.monotonic() - self._began_s:.1f} {text}")
 
     def _finish(self):
         """Let two more rounds go by, then give the gateway an end that it can reach."""
@@ -342,11 +414,30 @@ class Fleet:
         """At the moment its update of a round is at the broker, so that the receipt finds nobody."""
         known = set(self.auditor.updates)
         self.until(lambda: any(f"-{victim}-" in u for u in set(self.auditor.updates) - known), 15)
+        self._kill_agent(victim)
+
+    def _kill_agent(self, victim):
         self.agents[victim].kill()
         self._fifos[victim].close()
         time.sleep(0.5)
         self.agents[victim].start()
         self._fifos[victim] = (self.folder / victim / "traffic.pcap").open("wb", buffering=0)
+
+    def _agent_kill_mid_chunk(self, victim):
+        """With some of the chunks of an update at the broker and others not."""
+        return self._mid_chunk(victim, lambda: self._kill_agent(victim))
+
+    def _gateway_kill_mid_chunk(self, victim):
+        return self._mid_chunk(victim, lambda: self._gateway_kill(victim))
+
+    def _mid_chunk(self, victim, strike):
+        """Strike while an update is on its way; a slow link makes that last."""
+        known = set(self.auditor.offers)
+        self.net.link(victim, delay_ms=150)
+        at = self.until(lambda: self.auditor.underway(victim, known), 45)
+        strike()
+        self.net.link(victim)
+        return {"chunks": None if at is None else f"{at[0]} of {at[1]}"}
 
     def _cut_off(self, victim):
         self.net.link(victim, loss=1.0)
@@ -371,62 +462,71 @@ class Fleet:
         filler.unlink()
 
     def _clock_step(self, _victim):
-        for step in (3_600, -3_600, 0):
+        for step in CLOCK_STEPS_S:
             self.offset.write_text(str(step))
             time.sleep(2.0)
 
     # --- the audit
 
     def _audit(self, outcome):
-        wrong, auditor = outcome.violations, self.auditor
-        with closing(sqlite3.connect(self.folder / "gw" / "gateway.sqlite3")) as store:
-            stored = [row[0] for row in store.execute("SELECT update_id FROM updates")]
-            rounds = store.execute("SELECT number, state, reason, opened_s, closed_s FROM rounds").fetchall()
-            results = store.execute("SELECT number, target, devices FROM results").fetchall()
-            invited = store.execute("SELECT number, device_id FROM tasks").fetchall()
-            counters = dict(store.execute("SELECT reason, count FROM counters").fetchall())
-        if len(stored) != len(set(stored)):
-            wrong.append("an update is stored twice")
-        accepted = {r.key for r in auditor.receipts if r.accepted}
-        refused = {r.key for r in auditor.receipts if not r.accepted}
-        wrong += [f"acknowledged and lost: {key}" for key in sorted(accepted - set(stored))]
-        wrong += [f"counted but never sent by its device: {key}" for key in sorted(set(stored) - self._trained())]
-        pairs = set(invited)
-        for number, target, text in results:
-            devices = re.findall(r"cam-\d+", text)
-            if len(devices) != len(set(devices)):
-                wrong.append(f"round {number} {target}: a device counts twice: {devices}")
-            wrong += [f"round {number}: {d} counts and was not invited" for d in devices if (number, d) not in pairs]
-        wrong += [f"round {n} is {state}" for n, state, *_ in rounds if state not in ("closed", "expired")]
-        if len(rounds) < self.plan.rounds:
-            wrong.append(f"{len(rounds)} of at least {self.plan.rounds} rounds")
-        slack_s = 3 * 3_600
-        for number, _, _, opened_s, closed_s in rounds:
-            # The wall clock was stepped, so the length of a round is only told to within the steps.
-            if closed_s is not None and closed_s - opened_s > 2 * self.plan.deadline_s + slack_s:
-                wrong.append(f"round {number} took {closed_s - opened_s:.0f} s")
-        waiting = self._waiting()
-        lost = self._trained() - set(stored) - refused - waiting
-        # A job that was cancelled, or whose process died before the outbox had it, was never an update.
-        wrong += [f"sent, not stored, not refused, not waiting: {key}" for key in sorted(lost & set(auditor.updates))]
-        status = self.status()
-        wrong += [f"{d['device_id']} does not follow its assignment" for d in status["devices"] if not self._follows(d)]
-        alive = [name for name, agent in self.agents.items() if agent.process.poll() is not None]
-        wrong += [f"{name} ended by itself" for name in alive]
+        evidence, counters = self._evidence()
+        # The wall clock was stepped, so the length of a round is only told to within the steps.
+        bounds = {
+            "rounds": self.plan.rounds,
+            "longest_round_s": 2 * self.plan.deadline_s + max(CLOCK_STEPS_S) - min(CLOCK_STEPS_S),
+        }
+        outcome.violations += audit(evidence, **bounds)
+        outcome.violations += [
+            f"{entry['fault']} hit no transfer on its way"
+            for entry in outcome.applied
+            if entry.get("chunks", "") is None
+        ]
+        outcome.planted = plant_each(evidence, **bounds)
+        rounds = [f"{r.state}: {r.reason}" for r in evidence.rounds]
         outcome.figures = {
-            "rounds": {
-                f"{state}: {reason}": sum((s, r) == (state, reason) for _, s, r, *_ in rounds)
-                for _, state, reason, *_ in rounds
-            },
-            "invited": len(invited),
-            "updates_stored": len(stored),
-            "updates_heard_by_auditor": len(auditor.updates),
-            "receipts_accepted": len(accepted),
-            "receipts_refused": len(refused - accepted),
-            "still_waiting": len(waiting),
-            "auditor_connections": auditor.connects,
+            "rounds": {how: rounds.count(how) for how in sorted(set(rounds))},
+            "invited": len(evidence.invited),
+            "updates_stored": len(evidence.stored),
+            "updates_heard_by_auditor": len(self.auditor.updates),
+            "of_them_whole": sum(sent is not None for sent in self.auditor.updates.values()),
+            "chunks_heard_by_auditor": sum(map(len, self.auditor.chunks.values())),
+            "receipts_accepted": len({w.key for w in evidence.receipts if w.accepted}),
+            "receipts_refused": len({w.key for w in evidence.receipts if not w.accepted}),
+            "still_waiting": len(evidence.waiting),
+            "auditor_connections": self.auditor.connects,
             "counters": counters,
         }
+        for violation in outcome.violations:
+            self._say(outcome, f"violation={violation!r}")
+        self._say(outcome, f"figures={json.dumps(outcome.figures)}")
+        self._say(outcome, f"planted={json.dumps(outcome.planted)}")
+
+    def _evidence(self):
+        auditor = self.auditor
+        with closing(sqlite3.connect(self.folder / "gw" / "gateway.sqlite3")) as store:
+            stored = store.execute("SELECT update_id, number, device_id, base, rows FROM updates").fetchall()
+            rounds = store.execute("SELECT number, state, reason, opened_s, closed_s FROM rounds").fetchall()
+            results = store.execute("SELECT number, target, devices, measurements FROM results").fetchall()
+            invited = store.execute("SELECT number, device_id FROM tasks").fetchall()
+            assignments = [decode(Assignment, row[0]) for row in store.execute("SELECT message FROM assignments")]
+            counters = dict(store.execute("SELECT reason, count FROM counters").fetchall())
+        return Evidence(
+            heard=dict(auditor.updates),
+            receipts=[Word(r.device_id, r.key, r.accepted) for r in auditor.receipts],
+            told=dict(auditor.told),
+            active=dict(auditor.active),
+            trained=self._trained(),
+            waiting=self._waiting(),
+            stored=[Stored(*row) for row in stored],
+            rounds=[Round(*row) for row in rounds],
+            results=[
+                Result(number, target, tuple(json.loads(devices)), json.loads(measurements).get("clients"))
+                for number, target, devices, measurements in results
+            ],
+            invited=set(invited),
+            assignments={a.device_id: assigned(a) for a in assignments},
+            ended_alone=[name for name, agent in self.agents.items() if agent.process.poll() is not None],
+        ), counters
 
     def _trained(self):
         pattern = re.compile(r"event=trained job=(round-\S+)")
