@@ -31,7 +31,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"kinwatch-agent: {error}", file=sys.stderr)
         return int(error.exit_code)
     except BrokenPipeError:
-        sys.stderr.close()
+        # The reader had enough. What is still buffered goes nowhere, so that the interpreter's last flush is quiet.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return int(ExitCode.OK)
     except KeyboardInterrupt:
         return int(ExitCode.INTERRUPTED)
@@ -57,15 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--log-level", choices=_LEVELS, default="info")
     run.set_defaults(command=_run)
 
-    flows = commands.add_parser("flows", help="print the flow records of a capture or an interface")
-    flows.add_argument("source", help="pcap or pcapng file (also gzip), FIFO, - or iface:<name>")
-    flows.add_argument("--format", choices=("csv", "jsonl"), default="csv")
-    flows.add_argument("--output", type=Path, help="file to write; standard output without it")
-    flows.add_argument("--bpf", default="", help="filter for interfaces")
-    flows.add_argument("--idle", type=float, default=15.0, metavar="S", help="idle timeout, seconds")
-    flows.add_argument("--active", type=float, default=60.0, metavar="S", help="active timeout, seconds")
-    flows.set_defaults(command=_flows)
-
+    _add_flows(commands)
     test = commands.add_parser("self-test", help="check engine, store, sniffing and broker on this device")
     test.add_argument("--config", type=Path, required=True, help="agent.toml")
     test.set_defaults(command=_self_test)
@@ -76,6 +69,19 @@ def _parser() -> argparse.ArgumentParser:
     config.set_defaults(command=_config)
     _add_enrol(commands)
     return parser
+
+
+def _add_flows(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    flows = commands.add_parser("flows", help="print the flow records of a capture or an interface")
+    flows.add_argument("source", help="pcap or pcapng file (also gzip), FIFO, - or the name of an interface")
+    flows.add_argument("--format", choices=("csv", "jsonl", "parquet"), default="csv", help="default: csv")
+    flows.add_argument("--output", type=Path, metavar="FILE", help="file to write; standard output without it")
+    flows.add_argument("--seconds", type=float, metavar="S", help="stop after so many seconds")
+    flows.add_argument("--engine", choices=("auto", "fast", "columnar", "packet"), default="auto", help="default: auto")
+    flows.add_argument("--bpf", default="", help="filter for interfaces")
+    flows.add_argument("--idle", type=float, default=15.0, metavar="S", help="idle timeout, seconds (default: 15)")
+    flows.add_argument("--active", type=float, default=60.0, metavar="S", help="active timeout, seconds (default: 60)")
+    flows.set_defaults(command=_flows)
 
 
 def _add_enrol(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -120,49 +126,9 @@ def _start_logging(level: str) -> None:
 
 
 def _flows(options: argparse.Namespace) -> int:
-    from device_agent.capture.source import CaptureSettings, open_source
-    from device_agent.errors import ConfigError
-    from device_agent.flows.export import WRITERS, run_flows
-    from device_agent.flows.meter import FlowMeter, MeterSettings
+    from device_agent.export.command import run
 
-    try:
-        meter = FlowMeter(MeterSettings(options.idle, options.active))
-    except ValueError as error:
-        raise ConfigError(f"--idle and --active: {error}") from None
-    stopped = False
-
-    def stop(_number: int, _frame: object) -> None:
-        nonlocal stopped
-        stopped = True
-
-    source = open_source(options.source, CaptureSettings(bpf=options.bpf))
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, stop)
-    try:
-        out = options.output.open("w", encoding="utf-8", newline="") if options.output else sys.stdout
-    except OSError as error:
-        source.close()
-        raise ConfigError(f"{options.output}: cannot be written: {error.strerror}") from None
-    try:
-        summary = run_flows(
-            source,
-            WRITERS[options.format](out),
-            meter,
-            clock_us=lambda: time.time_ns() // 1_000,
-            stop=lambda: stopped,
-        )
-        out.flush()
-    finally:
-        source.close()
-        if options.output:
-            out.close()
-    counters = summary.counters
-    ignored = ", ".join(f"{count} {reason}" for reason, count in counters.ignored.items() if count) or "none"
-    print(
-        f"{summary.records} flow records of {counters.packets} packets, {counters.metered} metered; ignored: {ignored}",
-        file=sys.stderr,
-    )
-    return int(ExitCode.INTERRUPTED if stopped and not source.live else ExitCode.OK)
+    return run(options)
 
 
 def _self_test(options: argparse.Namespace) -> int:

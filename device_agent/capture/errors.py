@@ -4,6 +4,7 @@
 
     AgentError
     ├── CaptureInputError        a capture is missing, damaged or of an unknown kind; an interface does not exist
+    │   └── NoRingError          the kernel gives no packet ring
     └── CapturePermissionError   the process may not sniff
 """
 
@@ -15,6 +16,10 @@ class CaptureInputError(AgentError):
     """A capture or interface that cannot be read, or not to its end."""
 
     exit_code = ExitCode.CAPTURE_INPUT
+
+
+class NoRingError(CaptureInputError):
+    """The kernel gives no packet ring for an interface; the portable source may do."""
 
 
 class CapturePermissionError(AgentError):

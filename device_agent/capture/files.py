@@ -86,6 +86,11 @@ class CaptureFile:
                 return PacketBatch.from_frames([], [])
             self._stream.wait(left_s)
 
+    @property
+    def progress(self) -> tuple[int, int] | None:
+        """Bytes read, as they lie in the file, and bytes in all; None for a stream."""
+        return self._stream.progress
+
     def counters(self) -> dict[str, int]:
         """Return ``packets`` handed out and ``truncated`` records at the end (0 or 1)."""
         return {"packets": self._packets, "truncated": self._truncated}

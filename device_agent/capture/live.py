@@ -59,6 +59,7 @@ class LiveSource:
     """
 
     live = True
+    progress = None
 
     def __init__(self, interface: str, settings: CaptureSettings) -> None:
         self._interface = interface

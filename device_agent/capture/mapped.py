@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from device_agent.capture.errors import CaptureInputError
-from device_agent.capture.ring import pack_rows
+from device_agent.capture.rows import pack_rows
 from device_agent.capture.source import CaptureSettings
 from device_agent.flows.fast.library import load
 from device_agent.flows.packets import LINK_TYPES
@@ -32,11 +32,12 @@ _WINDOW_BYTES = 1 << 20
 
 
 def is_classic_pcap(path: Path) -> bool:
-    """Whether a path is a regular file that begins like a classic pcap capture."""
+    """Whether a path is a regular file that begins with the whole header of a classic pcap capture."""
     if not path.is_file():
         return False
     with path.open("rb") as file:
-        return file.read(4) in _MAGICS
+        header = file.read(_FILE_HEADER_BYTES)
+    return len(header) == _FILE_HEADER_BYTES and header[:4] in _MAGICS
 
 
 class MappedCapture:
@@ -102,13 +103,12 @@ class MappedCapture:
         if len(batch):
             self._packets += len(batch)
             return batch
-        self._ended = True
-        if self._at < self._size:
+        cut = self._at < self._size
+        what = "is damaged" if self._absurd() else "ends in the middle of a record"
+        self.close()
+        if cut:
             self._truncated = 1
-            raise CaptureInputError(
-                f"{self._name}: ends in the middle of a record or is damaged at byte {self._at}; "
-                "the packets before it were used"
-            )
+            raise CaptureInputError(f"{self._name}: {what} at byte {self._at}; the packets before it were used")
         return None
 
     def counters(self) -> dict[str, int]:
@@ -122,8 +122,15 @@ class MappedCapture:
 
     @property
     def progress(self) -> tuple[int, int]:
-        """Bytes read and bytes in all."""
+        """Bytes read, and bytes in all."""
         return self._at, self._size
+
+    def _absurd(self) -> bool:
+        """Whether the next record claims a length that no frame has."""
+        left = self._window[self._window_at : self._window_end]
+        if len(left) < _RECORD_HEADER_BYTES:
+            return False
+        return bool(self._captured_at.unpack_from(left.tobytes())[0] > _MAX_CAPTURED_BYTES)
 
     def _compiled(self, library: ctypes.CDLL, max_packets: int) -> PacketBatch:
         """Walk and copy in one pass of compiled code."""

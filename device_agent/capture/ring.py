@@ -18,8 +18,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from device_agent.capture.errors import CaptureInputError
+from device_agent.capture.errors import CaptureInputError, NoRingError
 from device_agent.capture.live import LiveSource
+from device_agent.capture.rows import pack_rows
 from device_agent.capture.source import CaptureSettings
 from device_agent.flows.records import PacketBatch
 
@@ -69,14 +70,16 @@ class RingSource(LiveSource):
     Raises
     ------
     CaptureInputError
-        As ``LiveSource``; also if the ring cannot be set up, as on other systems than Linux.
+        As ``LiveSource``.
+    NoRingError
+        If the ring cannot be set up, as on other systems than Linux.
     CapturePermissionError
         If the process may not open a packet socket.
     """
 
     def __init__(self, interface: str, settings: CaptureSettings) -> None:
         if sys.platform != "linux":
-            raise CaptureInputError(f"{interface}: a packet ring needs Linux; use the portable source")
+            raise NoRingError(f"{interface}: a packet ring needs Linux; use the portable source")
         super().__init__(interface, settings)
         wanted = settings.snap_bytes + (_LARGEST_HEADER_BYTES if settings.snap_bytes > _SMALLEST_SLOT_BYTES else 0)
         self._slot_bytes = max(_SMALLEST_SLOT_BYTES, 1 << (wanted - 1).bit_length())
@@ -89,7 +92,7 @@ class RingSource(LiveSource):
             self._ring = self._map()
         except OSError as error:
             self.close()
-            raise CaptureInputError(f"{interface}: the kernel gives no packet ring ({error.strerror})") from error
+            raise NoRingError(f"{interface}: the kernel gives no packet ring ({error.strerror})") from error
         self._headers = np.ndarray((self._slots,), dtype=_SLOT_HEADER, buffer=self._ring, strides=(self._slot_bytes,))
         self._frames = np.frombuffer(self._ring, dtype=np.uint8).reshape(self._slots, self._slot_bytes)
         # What was lost before there was a ring is no loss of this source.
@@ -224,35 +227,6 @@ def _put_tags_back(frames: U8, headers: npt.NDArray[np.void], tagged: npt.NDArra
     tag = np.stack([tpid, meta["vlan_tci"]], axis=1).astype(">u2")
     moved[:, 12:16] = np.ascontiguousarray(tag).view(np.uint8).reshape(-1, 4)
     frames[tagged] = moved
-
-
-def pack_rows(rows: U8, lengths: I64) -> tuple[U8, I64]:
-    """Put the first bytes of each row one behind the other.
-
-    Parameters
-    ----------
-    rows
-        uint8, shape ``(n, width)``, C-contiguous.
-    lengths
-        int64, shape ``(n,)``, 0 to ``width``: bytes to keep of each row.
-
-    Returns
-    -------
-    data, offsets
-        As in ``PacketBatch``.
-
-    Notes
-    -----
-    Each row is written whole at its place, in order, so that the next one overwrites what is too much: one copy of
-    fixed size per row, an order of magnitude faster than gathering bytes.
-    """
-    width = rows.shape[1]
-    offsets = np.zeros(len(rows) + 1, dtype=np.int64)
-    np.cumsum(lengths, out=offsets[1:])
-    out = np.empty(int(offsets[-1]) + width, dtype=np.uint8)
-    places = np.ndarray((len(out) - width + 1,), dtype=f"V{width}", buffer=out, strides=(1,))
-    places[offsets[:-1]] = rows.view(f"V{width}")[:, 0]
-    return out[: offsets[-1]], offsets
 
 
 def _mtu(interface: str) -> int:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from device_agent.capture.errors import CaptureInputError
+from device_agent.capture.errors import CaptureInputError, NoRingError
 from device_agent.flows.records import PacketBatch
 
 INTERFACE_PREFIX = "iface:"
@@ -53,6 +53,10 @@ class Source(Protocol):
     def live(self) -> bool:
         """See above."""
 
+    @property
+    def progress(self) -> tuple[int, int] | None:
+        """Bytes read, and bytes in all; None where nobody knows how much there is."""
+
     def read(self, max_packets: int, timeout_s: float) -> PacketBatch | None:
         """Return what is there, at most ``max_packets``; an empty batch if nothing came in time; None at the end.
 
@@ -70,7 +74,7 @@ class Source(Protocol):
 
 
 def open_source(spec: str, settings: CaptureSettings | None = None) -> Source:
-    """Open a source by its name.
+    """Open a source by its name: the fastest one that can read it.
 
     Parameters
     ----------
@@ -89,15 +93,30 @@ def open_source(spec: str, settings: CaptureSettings | None = None) -> Source:
     """
     settings = settings or CaptureSettings()
     if spec.startswith(INTERFACE_PREFIX):
-        from device_agent.capture.live import LiveSource  # noqa: PLC0415 - loads the socket side of Scapy
-
-        return LiveSource(spec.removeprefix(INTERFACE_PREFIX), settings)
+        return _open_interface(spec.removeprefix(INTERFACE_PREFIX), settings)
     if settings.bpf:
         raise CaptureInputError(f"{spec}: a BPF filter works on live interfaces only; remove it")
+    descriptor, waits_for_writer = _open(spec)
+    if spec != STDIN and not waits_for_writer:
+        from device_agent.capture.mapped import MappedCapture, is_classic_pcap  # noqa: PLC0415 - loads NumPy code
+
+        if is_classic_pcap(Path(spec)):
+            os.close(descriptor)
+            return MappedCapture(Path(spec), settings)
     from device_agent.capture.files import CaptureFile  # noqa: PLC0415 - loads Scapy
 
-    descriptor, waits_for_writer = _open(spec)
     return CaptureFile("standard input" if spec == STDIN else spec, descriptor, settings, waits=waits_for_writer)
+
+
+def _open_interface(interface: str, settings: CaptureSettings) -> Source:
+    """Return a ring where the kernel gives one, else the portable source."""
+    from device_agent.capture.live import LiveSource  # noqa: PLC0415 - loads the socket side of Scapy
+    from device_agent.capture.ring import RingSource  # noqa: PLC0415
+
+    try:
+        return RingSource(interface, settings)
+    except NoRingError:
+        return LiveSource(interface, settings)
 
 
 def _open(spec: str) -> tuple[int, bool]:

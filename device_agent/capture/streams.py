@@ -2,6 +2,7 @@
 
 import os
 import select
+import stat
 import time
 import zlib
 
@@ -44,6 +45,14 @@ class ByteStream:
         self._ended = False
         self._inflater: _Inflater | None = None
         self._started = False
+        about = os.fstat(descriptor)
+        self._size = about.st_size if stat.S_ISREG(about.st_mode) else None
+        self._raw_bytes = 0
+
+    @property
+    def progress(self) -> tuple[int, int] | None:
+        """Bytes taken from the descriptor, before decompression, and bytes in all; None if it is no regular file."""
+        return None if self._size is None else (self._raw_bytes, self._size)
 
     @property
     def tell_mark(self) -> int:
@@ -144,6 +153,7 @@ class ByteStream:
             raise CaptureInputError(f"{self.name}: cannot be read ({error.strerror})") from error
         if not raw and self._waits and not self._started:
             raise StarvedError
+        self._raw_bytes += len(raw)
         return raw
 
 

@@ -1,5 +1,6 @@
 """Live capture on a veth pair between two network namespaces."""
 
+import errno
 import json
 import os
 import shutil
@@ -14,6 +15,7 @@ import pytest
 
 from contract.exit_codes import ExitCode
 from device_agent.capture.errors import CaptureInputError, CapturePermissionError
+from device_agent.capture.ring import RingSource
 from device_agent.capture.source import CaptureSettings, open_source
 from tests.unit.device_agent.frames import A, B, C, ethernet, ipv4, tcp, udp, udp_header
 
@@ -176,3 +178,23 @@ def test_no_permission_says_how(monkeypatch):
     with pytest.raises(CapturePermissionError, match=r"CAP_NET_RAW.*systemd.*setcap") as caught:
         open_source("iface:lo")
     assert caught.value.exit_code == ExitCode.PERMISSION
+
+
+@pytest.mark.netns
+@needs_root
+def test_a_kernel_without_rings_still_captures(monkeypatch):
+    def refuse(_):
+        raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+
+    source = open_source("iface:lo", CaptureSettings(bpf="udp port 47127"))
+    assert isinstance(source, RingSource)
+    source.close()
+    monkeypatch.setattr(RingSource, "_map", refuse)
+    source = open_source("iface:lo", CaptureSettings(bpf="udp port 47127"))
+    try:
+        assert not isinstance(source, RingSource)
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+            sender.sendto(b"x", ("127.0.0.1", 47_127))
+        assert len(source.read(10, 5.0)) == 1
+    finally:
+        source.close()

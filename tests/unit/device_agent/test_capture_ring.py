@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from device_agent.capture.ring import _SLOT_HEADER, _frame_rows, _put_tags_back, pack_rows
+from device_agent.capture.ring import _SLOT_HEADER, _frame_rows, _put_tags_back
+from device_agent.capture.rows import pack_rows
 
 
 @pytest.mark.parametrize("n", [1, 2, 1_000, 70_000])

@@ -8,9 +8,13 @@ import pytest
 
 from contract.features import NAMES
 from device_agent.capture.errors import CaptureInputError
-from device_agent.flows.export import COLUMNS, WRITERS, run_flows
+from device_agent.export.columns import COLUMNS
+from device_agent.export.loop import run_flows
+from device_agent.export.text import CsvWriter, JsonLinesWriter
 from device_agent.flows.meter import FlowMeter
-from tests.unit.device_agent.frames import EPOCH_US, A, B, S, batch, udp
+from tests.unit.device_agent.frames import EPOCH_US, A, B, S, batch, ethernet, ipv6, udp, udp_header
+
+WRITERS = {"csv": CsvWriter, "jsonl": JsonLinesWriter}
 
 
 class Packets:
@@ -96,3 +100,15 @@ def test_stop_ends_the_loop_with_the_open_flows():
     _, summary = export("jsonl", TRAFFIC, TRAFFIC, stop=lambda: next(answers))
     assert summary.counters.packets == 2
     assert summary.records == 1
+
+
+def test_each_step_is_told():
+    steps = []
+    export("csv", TRAFFIC, TRAFFIC, on_step=lambda packets, records: steps.append((packets, records)))
+    assert steps == [(2, 0), (4, 0)]
+
+
+@pytest.mark.parametrize("meter", [None, FlowMeter()])
+def test_columns_of_both_address_families(meter):
+    text, _ = export("jsonl", batch([(0, ethernet(ipv6(udp_header(), next_header=17), 0x86DD))]), meter=meter)
+    assert (json.loads(text)["src_ip"], json.loads(text)["dst_ip"]) == ("2001:db8::1", "2001:db8::2")
