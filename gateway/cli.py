@@ -4,11 +4,15 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from contract.exit_codes import ExitCode
 from gateway import log
 from gateway.config import GatewayConfig, load, render
 from gateway.errors import GatewayError
+
+if TYPE_CHECKING:
+    from gateway.conversion.commands import Outcome
 
 DEFAULT_CONFIG = Path("/etc/kinwatch-gateway/gateway.toml")
 
@@ -92,8 +96,21 @@ def _add_model(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     )
     build.add_argument("--spec", type=Path, help="model spec as JSON, instead of a built-in one")
     build.add_argument("--python", help="interpreter that has TensorFlow (default: this one)")
-    for verb, text in (("inspect", "describe an artifact"), ("verify", "run the gate on an artifact")):
-        verbs.add_parser(verb, help=text).add_argument("tflite", type=Path)
+    build.add_argument("--int8", action="store_true", help="export one release for scoring only, quantised")
+    build.add_argument(
+        "--weights", metavar="FILE|MODEL", help="with --int8: weights, or a model of the store such as fallback"
+    )
+    build.add_argument(
+        "--representative",
+        metavar="FILE",
+        default="synthetic",
+        help="with --int8: rows under the transform",
+    )
+    build.add_argument("--config", type=Path, help="with --int8: the gateway whose store holds models and signatures")
+    verbs.add_parser("inspect", help="describe an artifact").add_argument("tflite", type=Path)
+    verify = verbs.add_parser("verify", help="run the gate on an artifact")
+    verify.add_argument("tflite", type=Path)
+    verify.add_argument("--weights", type=Path, help="of the release in an int8 export, to compare with")
     model.set_defaults(command=_model)
 
 
@@ -185,6 +202,8 @@ def _model(arguments: argparse.Namespace) -> int:
     from gateway.conversion import commands
 
     match arguments.verb:
+        case "build" if arguments.int8:
+            outcome = _export(arguments)
         case "build":
             outcome = commands.build(
                 arguments.out, spec_file=arguments.spec, name=arguments.model, python=arguments.python
@@ -192,9 +211,21 @@ def _model(arguments: argparse.Namespace) -> int:
         case "inspect":
             outcome = commands.inspect(arguments.tflite)
         case _:
-            outcome = commands.verify(arguments.tflite)
+            outcome = commands.verify(arguments.tflite, weights=arguments.weights)
     print(outcome.text, file=sys.stdout if outcome.code == ExitCode.OK else sys.stderr)
     return int(outcome.code)
+
+
+def _export(arguments: argparse.Namespace) -> "Outcome":
+    from gateway.conversion import commands
+
+    if arguments.weights is None:
+        return commands.Outcome(ExitCode.USAGE, "kinwatch-gateway: --int8 needs --weights: a file, or a stored model")
+    store_dir = load(arguments.config).store.dir if arguments.config else None
+    request = commands.ExportRequest(arguments.weights, arguments.representative, store_dir)
+    return commands.export(
+        arguments.out, request, spec_file=arguments.spec, name=arguments.model, python=arguments.python
+    )
 
 
 def _broker_config(arguments: argparse.Namespace) -> int:

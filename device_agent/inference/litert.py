@@ -40,18 +40,8 @@ class LiteRTEngine:
 
     def __init__(self, layout: Layout, blob: bytes) -> None:
         self._layout = layout
-        try:
-            interpreter = _interpreter_class()(model_content=blob, num_threads=1)
-            # Before the first runner, or tflite-runtime leaves its fast kernels off.
-            interpreter.allocate_tensors()
-            self._run: dict[str, Any] = {
-                name: interpreter.get_signature_runner(name) for name in ("grad", "infer", "evaluate")
-            }
-            self._inputs = {name: frozenset(run.get_input_details()) for name, run in self._run.items()}
-        except (RuntimeError, ValueError) as error:
-            if isinstance(error, RuntimeMissingError):
-                raise
-            raise ValueError(f"the LiteRT runtime refuses the artifact: {error}") from error
+        self._run = open_interpreter(blob, ("grad", "infer", "evaluate"))
+        self._inputs = {name: frozenset(run.get_input_details()) for name, run in self._run.items()}
 
     @property
     def layout(self) -> Layout:
@@ -132,6 +122,26 @@ class LiteRTEngine:
         """Run a signature with those inputs that it has: a missing head has none."""
         wanted = self._inputs[signature]
         return dict(self._run[signature](**{name: value for name, value in given.items() if name in wanted}))
+
+
+def open_interpreter(blob: bytes, signatures: tuple[str, ...]) -> dict[str, Any]:
+    """Return the runners of a file's signatures, on an interpreter of their own with one thread.
+
+    Raises
+    ------
+    RuntimeMissingError
+        If no runtime can be imported.
+    ValueError
+        If the runtime refuses the file or a signature is missing.
+    """
+    interpreter_class = _interpreter_class()
+    try:
+        interpreter = interpreter_class(model_content=blob, num_threads=1)
+        # Before the first runner, or tflite-runtime leaves its fast kernels off.
+        interpreter.allocate_tensors()
+        return {name: interpreter.get_signature_runner(name) for name in signatures}
+    except (RuntimeError, ValueError) as error:
+        raise ValueError(f"the LiteRT runtime refuses the artifact: {error}") from error
 
 
 def _interpreter_class() -> Any:

@@ -7,8 +7,11 @@ import sys
 import tempfile
 from pathlib import Path
 
+from pydantic import BaseModel
+
 import contract
 from contract.canonical import sha256_hex
+from contract.export import ExportManifest
 from contract.model import ArtifactManifest, ModelSpec
 from gateway.conversion.verify import ArtifactError, operators, verify_artifact
 
@@ -51,7 +54,7 @@ def build_artifact(spec: ModelSpec, out_dir: Path, *, python: str | None = None)
     -----
     TensorFlow takes about 600 MB of memory, hence the process of its own.
     """
-    blob, tensorflow = _convert(spec, python or os.environ.get(PYTHON_VARIABLE) or sys.executable)
+    blob, tensorflow = run_builder("gateway.conversion.builder", spec, [], python=python)
     manifest = ArtifactManifest(
         sha256=sha256_hex(blob),
         size_bytes=len(blob),
@@ -60,13 +63,27 @@ def build_artifact(spec: ModelSpec, out_dir: Path, *, python: str | None = None)
         builder=f"tensorflow {tensorflow}, contract {contract.CONTRACT_VERSION}",
     )
     passed = verify_artifact(blob, manifest)
-    out_dir.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(manifest.model_dump(mode="json"), indent=2) + "\n"
-    for path, data in ((out_dir / f"{stem(spec)}.tflite", blob), (out_dir / f"{stem(spec)}.json", text.encode())):
-        temporary = path.with_suffix(path.suffix + ".new")
-        temporary.write_bytes(data)
-        temporary.replace(path)
+    write_pair(out_dir / f"{stem(spec)}.tflite", blob, manifest)
     return manifest, passed
+
+
+def write_pair(tflite: Path, blob: bytes, manifest: BaseModel) -> None:
+    """Put a file and its manifest in place, each whole or not at all.
+
+    Raises
+    ------
+    ArtifactError
+        If the directory does not take them.
+    """
+    text = json.dumps(manifest.model_dump(mode="json"), indent=2) + "\n"
+    try:
+        tflite.parent.mkdir(parents=True, exist_ok=True)
+        for path, data in ((tflite, blob), (tflite.with_suffix(".json"), text.encode())):
+            temporary = path.with_suffix(path.suffix + ".new")
+            temporary.write_bytes(data)
+            temporary.replace(path)
+    except OSError as error:
+        raise ArtifactError(f"{tflite.parent}: cannot be written: {error.strerror}") from error
 
 
 def read_artifact(tflite: Path) -> tuple[bytes, ArtifactManifest]:
@@ -87,14 +104,52 @@ def read_artifact(tflite: Path) -> tuple[bytes, ArtifactManifest]:
     return blob, manifest
 
 
-def _convert(spec: ModelSpec, python: str) -> tuple[bytes, str]:
-    """Return the file and the version of TensorFlow that made it."""
+def read_manifest(tflite: Path) -> tuple[bytes, ArtifactManifest | ExportManifest]:
+    """Read a file and the manifest beside it, of an artifact or of an int8 export.
+
+    Raises
+    ------
+    ArtifactError
+        If one is missing or the manifest is not valid.
+    """
+    try:
+        text = tflite.with_suffix(".json").read_bytes()
+        exported = "weights_digest" in json.loads(text)
+        if exported:
+            return tflite.read_bytes(), ExportManifest.model_validate_json(text)
+    except OSError as error:
+        raise ArtifactError(f"cannot read {error.filename}: {error.strerror}") from error
+    except (ValueError, TypeError) as error:
+        raise ArtifactError(f"{tflite.with_suffix('.json')} is no artifact manifest: {error}") from error
+    return read_artifact(tflite)
+
+
+def run_builder(module: str, spec: ModelSpec, inputs: list[Path], *, python: str | None) -> tuple[bytes, str]:
+    """Run a builder in a process of its own; return the file and the version of TensorFlow that made it.
+
+    Parameters
+    ----------
+    module
+        Called with the spec's file, the inputs and the file to write.
+    spec
+        The architecture.
+    inputs
+        Files between the two.
+    python
+        As in :func:`build_artifact`.
+
+    Raises
+    ------
+    ArtifactError
+        If TensorFlow is missing or the conversion fails.
+    """
+    python = python or os.environ.get(PYTHON_VARIABLE) or sys.executable
     packages = str(Path(contract.__file__).parent.parent)
     environment = {**os.environ, "PYTHONPATH": packages, "TF_CPP_MIN_LOG_LEVEL": "2", "CUDA_VISIBLE_DEVICES": ""}
     with tempfile.TemporaryDirectory() as folder:
         spec_file, out_file = Path(folder, "spec.json"), Path(folder, "model.tflite")
         spec_file.write_text(spec.model_dump_json())
-        command = [python, "-m", "gateway.conversion.builder", str(spec_file), str(out_file)]
+        command = [python, "-m", module, str(spec_file), *map(str, inputs), str(out_file)]
         try:
             done = subprocess.run(
                 command, env=environment, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False

@@ -5,6 +5,8 @@
     ArtifactError            the artifact must not be used; the message names the check that failed
 """
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -84,23 +86,24 @@ def verify_artifact(blob: bytes, manifest: ArtifactManifest) -> list[str]:
     if found != manifest.operators:
         raise ArtifactError("operators: the file's differ from the manifest's")
     passed.append(f"operators: {len(found)}, all built in, none above version {MAX_OPERATOR_VERSION}")
-    interpreter = _interpreter(blob)
+    interpreter = open_interpreter(blob)
     check_signatures(interpreter, manifest.spec)
     passed.append("signatures: grad, infer, evaluate with the expected names, types and shapes")
     passed += check_mathematics(interpreter, manifest.spec)
     return passed
 
 
-def check_operators(found: tuple[str, ...]) -> None:
-    """Refuse custom, stateful and too new operators."""
+def check_operators(found: tuple[str, ...], newer: Mapping[str, int] = MappingProxyType({})) -> None:
+    """Refuse custom, stateful and too new operators; ``newer`` names those that may be above version 1, and how far."""
     for operator in found:
         name, version = operator.rsplit("/", 1)
         if name.startswith("CUSTOM"):
             raise ArtifactError(f"operators: {name} is not built in")
         if name in _STATEFUL:
             raise ArtifactError(f"operators: {name} keeps state; artifacts are stateless")
-        if int(version) > MAX_OPERATOR_VERSION:
-            raise ArtifactError(f"operators: {operator} is newer than version {MAX_OPERATOR_VERSION}")
+        newest = newer.get(name, MAX_OPERATOR_VERSION)
+        if int(version) > newest:
+            raise ArtifactError(f"operators: {operator} is newer than version {newest}")
 
 
 def expected_signatures(spec: ModelSpec) -> dict[str, dict[str, tuple[str, tuple[int, ...]]]]:
@@ -218,7 +221,14 @@ def _relative(found: npt.NDArray[Any], wanted: npt.NDArray[Any]) -> float:
     return float(np.abs(found - wanted).max() / max(np.abs(wanted).max(), 1e-6))
 
 
-def _interpreter(blob: bytes) -> Any:
+def open_interpreter(blob: bytes) -> Any:
+    """Return a LiteRT interpreter on checked bytes.
+
+    Raises
+    ------
+    ArtifactError
+        If LiteRT is missing or refuses the file.
+    """
     try:
         from ai_edge_litert.interpreter import Interpreter  # noqa: PLC0415 - optional dependency
     except ImportError as error:

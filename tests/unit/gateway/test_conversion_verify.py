@@ -9,6 +9,7 @@ from contract.canonical import sha256_hex
 from contract.exit_codes import ExitCode
 from contract.initial import initial_theta
 from contract.model import DEFAULT_SPEC, ArtifactManifest, ModelSpec
+from gateway import cli
 from gateway.conversion import commands, verify
 from gateway.conversion.reference import reference_gradient, reference_inference, reference_sums
 from gateway.conversion.verify import ArtifactError
@@ -200,3 +201,10 @@ def test_build_refuses_a_spec_file_that_is_none(tmp_path):
     assert "cannot read" in commands.build(tmp_path, spec_file=path).text
     path.write_text("{}")
     assert "is no model spec" in commands.build(tmp_path, spec_file=path).text
+
+
+def test_an_export_without_weights_or_with_a_model_that_nobody_has_is_one_line(tmp_path, capsys):
+    assert cli.main(["model", "build", "--int8"]) == ExitCode.USAGE
+    assert "--weights" in capsys.readouterr().err
+    assert cli.main(["model", "build", "--int8", "--weights", "fallback", "--out", str(tmp_path)]) == ExitCode.MODEL
+    assert capsys.readouterr().err.strip() == ("fallback is no file, and without --config no store to look for a model")
