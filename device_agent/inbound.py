@@ -104,7 +104,7 @@ class Reader:
             case RoundTask():
                 return TaskReceived(message)
             case Assignment():
-                return AssignmentReceived(message)
+                return self._assignment(message)
             case Receipt():
                 return ReceiptReceived(message)
             case GatewayState():
@@ -122,6 +122,14 @@ class Reader:
                 return None
             case _:
                 return None
+
+    def _assignment(self, assignment: Assignment) -> AssignmentReceived | None:
+        refusal = None if assignment.epoch is None else self._keyring.verify_epoch(assignment.epoch)
+        if refusal is None:
+            return AssignmentReceived(assignment)
+        reason = f"assignment-{refusal}"
+        self.refused[reason] = self.refused.get(reason, 0) + 1
+        return None
 
     def _release(self, digest: str, release: Release) -> ReleaseReceived:
         verdict = check_release(release, digest=digest, spec=self._spec, keyring=self._keyring)

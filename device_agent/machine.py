@@ -3,7 +3,8 @@
 ``handle(event, now_s)`` returns effects; the shell performs them in order. Rules, beside those of the training desk
 (``device_agent.rounds``):
 
-- A task or assignment of another device, spec or (for assignments) an older version is refused and changes nothing.
+- A task or assignment of another device, spec or (for assignments) an older epoch or version is refused and changes
+  nothing.
 - A model is fetched by subscribing to its digest, and only while a task or the assignment wants it. A refused release
   changes nothing but a counter.
 - The model in use changes only by :class:`ModelChosen`, the shell's answer to the newest :class:`ChooseModel`, after
@@ -220,6 +221,11 @@ class AgentMachine:
         known = self.facts.assignment
         if assignment.device_id != self.settings.device_id:
             return [Refuse("assignment-other-device")]
+        if known is not None and _epoch(assignment) < _epoch(known):
+            return [Refuse("assignment-older-epoch")]
+        if known is not None and _epoch(assignment) > _epoch(known):
+            # The gateway's store is a new one: what the old one said is over, whatever its version.
+            known = None
         if known is not None and assignment.version < known.version:
             return [Refuse("assignment-older")]
         if known is not None and assignment.version == known.version:
@@ -396,3 +402,7 @@ class AgentMachine:
             return []
         self._status = status
         return [PublishStatus(*status)]
+
+
+def _epoch(assignment: Assignment) -> int:
+    return 0 if assignment.epoch is None else assignment.epoch.number

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from contract.canonical import sha256_hex
 from contract.errors import WeightsError
-from contract.messages import Release
+from contract.messages import Epoch, Release
 from contract.model import ModelSpec, weights_from_bytes
 from device_agent.errors import TrustError
 
@@ -30,13 +30,19 @@ class Keyring:
 
     def verify(self, release: Release) -> str | None:
         """Return why the signature of a release is refused, or ``None`` if it is good."""
+        return self._check(release.key_id, release.manifest.signed_bytes(), release.signature)
+
+    def verify_epoch(self, epoch: Epoch) -> str | None:
+        """Return why the signature of an epoch is refused, or ``None`` if it is good."""
+        return self._check(epoch.key_id, epoch.signed_bytes(), bytes.fromhex(epoch.signature))
+
+    def _check(self, key_id: str, message: bytes, signature: bytes) -> str | None:
         if not self.keys:
             return "trust-no-keys"
-        key = self.keys.get(release.key_id)
+        key = self.keys.get(key_id)
         if key is None:
             return "trust-unknown-key"
-        genuine = _is_signed(release.manifest.signed_bytes(), release.signature, key)
-        return None if genuine else "trust-bad-signature"
+        return None if _is_signed(message, signature, key) else "trust-bad-signature"
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -48,6 +48,8 @@ def _parser() -> argparse.ArgumentParser:
     keys.add_argument("--json", action="store_true", help="print JSON")
     config = _command(commands, "config", "check the configuration", _config)
     config.add_argument("--print-config", action="store_true", help="print the effective configuration")
+    epoch = "after a restored backup or a wrong clock: devices take what this gateway assigns from its next start on"
+    _command(commands, "new-epoch", epoch, _new_epoch)
     _add_model(commands)
     _add_wire(commands)
     return parser
@@ -163,6 +165,19 @@ def _keys(arguments: argparse.Namespace) -> int:
 
     paths = make_missing_keys(load(arguments.config).signing.dir)
     views.show({"keys": [str(path) for path in paths]}, "\n".join(map(str, paths)), as_json=arguments.json)
+    return int(ExitCode.OK)
+
+
+def _new_epoch(arguments: argparse.Namespace) -> int:
+    import time
+
+    from gateway.store import Store
+
+    store = Store(load(arguments.config).store.dir)
+    try:
+        print(f"epoch {store.epoch.renew(now_s=time.time())} from the next start on; restart a gateway that runs now")
+    finally:
+        store.close()
     return int(ExitCode.OK)
 
 

@@ -54,6 +54,14 @@ class SearchFinished:
 
 
 @dataclass(frozen=True, slots=True)
+class DeviceConfined:
+    """A device is in quarantine for so many seconds: it is neither heard nor waited for."""
+
+    device_id: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class Announce:
     """Say that the gateway is online."""
 
@@ -113,7 +121,7 @@ class StoreReported:
     message: ActiveModel | EvaluationReport
 
 
-Event = PeerSaid | SessionUp | Ticked | RoundStored | SearchFinished
+Event = PeerSaid | SessionUp | Ticked | RoundStored | SearchFinished | DeviceConfined
 Effect = (
     RegistryEffect
     | RoundEffect

@@ -10,7 +10,7 @@ from contract.topics import foreign_birth, parse
 from gateway import log
 from gateway.admission import QUARANTINED, Admission, AdmissionRules
 from gateway.config import ScreeningConfig
-from gateway.events import PeerSaid
+from gateway.events import DeviceConfined, PeerSaid
 from gateway.performer import Performer
 from gateway.pulls import Pulls
 from gateway.store import Store
@@ -35,7 +35,11 @@ class Intake:
     """
 
     def __init__(
-        self, screening: ScreeningConfig, store: Store, performer: Performer, handle: Callable[[PeerSaid], None]
+        self,
+        screening: ScreeningConfig,
+        store: Store,
+        performer: Performer,
+        handle: Callable[[PeerSaid | DeviceConfined], None],
     ) -> None:
         wall_s, now = time.time(), time.monotonic()
         confined = [(c.device_id, c.until_s - wall_s, c.times) for c in store.quarantine.all()]
@@ -45,6 +49,8 @@ class Intake:
         self._performer = performer
         self._handle = handle
         performer.on_refusal = self._refused
+        # Told to the machine between two messages: a refusal may be the effect of what it decides just now.
+        self._confined_now = [DeviceConfined(device_id, left) for device_id, left, _ in confined if left > 0]
 
     def take(self, topic: str, payload: bytes) -> None:
         """Take a message."""
@@ -68,10 +74,19 @@ class Intake:
             self._performer.count(device_id, "message", error.reason)
             return
         self._dispatch(device_id, message)
+        self.tell_confined()
 
     def tick(self, now: float) -> None:
         """Ask again for chunks that have not come."""
         self._pulls.tick(now)
+        self.tell_confined()
+
+    def tell_confined(self) -> None:
+        """Tell the machine which devices are in quarantine since it was told last."""
+        told, self._confined_now = self._confined_now, []
+        for confined in told:
+            self._pulls.forget(confined.device_id)
+            self._handle(confined)
 
     def _dispatch(self, device_id: str, message: Message) -> None:
         now = time.monotonic()
@@ -124,3 +139,4 @@ class Intake:
         now_s = time.time()
         self._store.quarantine.save(Confined(device_id, reason, now_s, now_s + confinement.seconds, confinement.times))
         log.warn("quarantined", device=device_id, reason=reason, seconds=confinement.seconds)
+        self._confined_now.append(DeviceConfined(device_id, confinement.seconds))

@@ -12,6 +12,7 @@ from contract.messages import (
     ActiveModel,
     Assignment,
     Decline,
+    Epoch,
     EvaluationReport,
     ModelUpdate,
     RoundTask,
@@ -26,6 +27,7 @@ from gateway.events import (
     Announce,
     Assign,
     ClearRelease,
+    DeviceConfined,
     DropHead,
     Effect,
     Event,
@@ -46,6 +48,7 @@ from gateway.rounds import (
     FALLBACK,
     CandidatesSeen,
     DeclineArrived,
+    ParticipantGone,
     RoundMachine,
     RoundSettled,
     TimePassed,
@@ -70,6 +73,10 @@ class Memory:
         Last assignment by device.
     published
         Digests whose releases the broker holds.
+    epoch
+        Goes into every assignment.
+    confined
+        Until when devices are in quarantine, monotonic seconds.
     """
 
     registry: Registry
@@ -78,6 +85,8 @@ class Memory:
     heads: dict[str, Head]
     assignments: dict[str, Assignment] = field(default_factory=dict)
     published: set[str] = field(default_factory=set)
+    epoch: Epoch | None = None
+    confined: dict[str, float] = field(default_factory=dict)
 
 
 class GatewayMachine:
@@ -109,6 +118,9 @@ class GatewayMachine:
                 return self._round_stored(event, now)
             case SearchFinished():
                 return self._search_finished(event)
+            case DeviceConfined(device_id, seconds):
+                self._m.confined[device_id] = now + seconds
+                return [*self._m.rounds.handle(ParticipantGone(device_id), now)]
             case SessionUp():
                 return self._session_up()
 
@@ -160,16 +172,18 @@ class GatewayMachine:
         effects: list[Effect] = [*self._m.registry.tick(now)]
         effects += self._m.rounds.handle(TimePassed(), now)
         if self._m.rounds.wants_candidates(now):
-            effects += self._m.rounds.handle(CandidatesSeen(self._tasks()), now)
+            effects += self._m.rounds.handle(CandidatesSeen(self._tasks(now)), now)
         return effects
 
-    def _tasks(self) -> tuple[RoundTask, ...]:
+    def _tasks(self, now: float) -> tuple[RoundTask, ...]:
         """Return the tasks a round would have now: the fallback for all, experts where enough members are there."""
         rounds = self._config.rounds
         ready = [
             device.device_id
             for device in self._m.registry.devices.values()
-            if device.can_train and device.train_rows >= rounds.min_rows
+            if device.can_train
+            and device.train_rows >= rounds.min_rows
+            and now >= self._m.confined.get(device.device_id, now)
         ]
         present: dict[str, int] = {}
         for device_id in ready:
@@ -268,6 +282,7 @@ class GatewayMachine:
             reason="" if decision is None else decision.reason,
             fallback=ModelId(role="fallback", digest=self._m.heads[FALLBACK].digest),
             expert=None if head is None else ModelId(role="expert", family_id=family_id, digest=head.digest),
+            epoch=self._m.epoch,
         )
 
     def _needed(self) -> set[str]:

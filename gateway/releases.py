@@ -5,7 +5,8 @@ from typing import Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from contract.messages import Release
+from contract.messages import Epoch, Release
+from contract.messages.delivery import epoch_bytes
 from contract.model import ModelSpec, ReleaseManifest, weights_digest, weights_to_bytes
 
 
@@ -57,3 +58,8 @@ def make_release(
         signature=signer.sign(manifest.signed_bytes()),
         weights=weights_to_bytes(theta),
     )
+
+
+def make_epoch(number: int, signer: SignsBytes) -> Epoch:
+    """Return the signed epoch that goes into assignments."""
+    return Epoch(number=number, key_id=signer.key_id, signature=signer.sign(epoch_bytes(number)).hex())

@@ -14,7 +14,7 @@ from gateway.events import Head
 from gateway.families import FamilyBook, FamilyRules
 from gateway.machine import Memory
 from gateway.registry import Registry
-from gateway.releases import SignsBytes, make_release
+from gateway.releases import SignsBytes, make_epoch, make_release
 from gateway.rounds import FALLBACK, RoundMachine, RoundRules
 from gateway.store import Store
 
@@ -66,6 +66,7 @@ def restore(store: Store, config: GatewayConfig, spec: ModelSpec, signer: SignsB
         heads={target: _head(store, spec, digest) for target, (digest, _) in heads.items()},
         assignments={a.device_id: a for a in store.families.assignments()},
         published=store.models.published(),
+        epoch=make_epoch(store.epoch.number(now_s=now_s), signer),
     )
     if open_number is None:
         return Restored(memory, (), frozenset())

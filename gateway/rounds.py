@@ -87,6 +87,13 @@ class DeclineArrived:
 
 
 @dataclass(frozen=True, slots=True)
+class ParticipantGone:
+    """Nothing of ``device_id`` will be looked at, so the open round shall not wait for it."""
+
+    device_id: str
+
+
+@dataclass(frozen=True, slots=True)
 class TimePassed:
     """Look at the clock."""
 
@@ -168,7 +175,7 @@ class ClearTask:
     device_id: str
 
 
-RoundEvent = CandidatesSeen | UpdateArrived | DeclineArrived | TimePassed | RoundSettled
+RoundEvent = CandidatesSeen | UpdateArrived | DeclineArrived | ParticipantGone | TimePassed | RoundSettled
 RoundEffect = OpenRound | AcceptUpdate | RepeatReceipt | RefuseUpdate | NoteDecline | CloseRound | ClearTask
 
 
@@ -259,6 +266,8 @@ class RoundMachine:
                 return self._update(event, now)
             case DeclineArrived():
                 return self._decline(event, now)
+            case ParticipantGone(device_id):
+                return self._gone(device_id, now)
             case TimePassed():
                 return self._close_if_due(now)
             case RoundSettled():
@@ -295,6 +304,13 @@ class RoundMachine:
             return []
         current.declined.add(event.device_id)
         return [NoteDecline(event.device_id, reason), *self._close_if_due(now)]
+
+    def _gone(self, device_id: str, now: float) -> list[RoundEffect]:
+        """Wait no longer for a device; what it sent before counts, and so does its invitation in the quorum."""
+        if self._open is None or self._open.closing or device_id not in self._open.tasks:
+            return []
+        self._open.declined.add(device_id)
+        return self._close_if_due(now)
 
     def _context_refusal(self, device_id: str, update: ModelUpdate) -> str | None:
         current = self._open

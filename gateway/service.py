@@ -81,6 +81,7 @@ class Service:
         log.info("gateway-started", broker=self._broker, spec=DEFAULT_SPEC.spec_id[:12])
         try:
             self._settle(self._machine.start(self._restored.tasks, self._restored.update_ids, time.monotonic()))
+            self._intake.tell_confined()
             self._transport.start()
             supervision.notify("READY=1")
             self._loop()

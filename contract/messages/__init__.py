@@ -2,7 +2,7 @@
 
 from contract.messages.alerts import EveAlert, EveFlow, EveKinwatch, EveSignature
 from contract.messages.base import Message
-from contract.messages.delivery import ActiveModel, Assignment, Release
+from contract.messages.delivery import ActiveModel, Assignment, Epoch, Release
 from contract.messages.fleet import Birth, DeviceState, GatewayState, Status, Telemetry, Versions
 from contract.messages.learning import (
     Decline,
@@ -30,6 +30,7 @@ __all__ = [
     "Coverage",
     "Decline",
     "DeviceState",
+    "Epoch",
     "EvaluationReport",
     "EvaluationRequest",
     "EveAlert",

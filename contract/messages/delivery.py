@@ -2,6 +2,7 @@
 
 from pydantic import Field
 
+from contract.canonical import canonical_json
 from contract.ids import DeviceId, Digest, FamilyId
 from contract.messages.base import Count, Message, Real, Slug, Text
 from contract.messages.learning import MAX_UPDATE_BYTES
@@ -31,13 +32,38 @@ class Release(Message):
     weights: bytes = Field(max_length=MAX_UPDATE_BYTES)
 
 
+class Epoch(Message):
+    """Which life of the gateway's store an assignment belongs to; versions start over with every life.
+
+    Attributes
+    ----------
+    number
+        When the store was made, or its epoch renewed, seconds since the epoch: a later life has a larger number.
+    key_id, signature
+        As in ``Release``, over ``signed_bytes()``; the signature in hexadecimal.
+    """
+
+    number: Count
+    key_id: str = Field(pattern=r"^[0-9a-f]{16}$")
+    signature: str = Field(pattern=r"^[0-9a-f]{128}$")
+
+    def signed_bytes(self) -> bytes:
+        """Return the canonical bytes that are signed: a context line and the number."""
+        return epoch_bytes(self.number)
+
+
+def epoch_bytes(number: int) -> bytes:
+    """Return what is signed for an epoch."""
+    return b"kinwatch epoch v1\n" + canonical_json({"number": number})
+
+
 class Assignment(Message):
     """Which models a device shall hold (desired state); retained.
 
     Attributes
     ----------
     version
-        Grows with every assignment of a device; an older one is ignored.
+        Grows with every assignment of a device in an epoch; an older one is ignored.
     family_id
         The device's family, or ``None``: it fits none and the fallback serves it.
     reason
@@ -46,6 +72,9 @@ class Assignment(Message):
         Models to hold; ``expert`` is ``None`` without a family or before its first round.
     anchor
         Frozen model at which the sketch of the signature is made; ``None`` during warm-up and in private mode.
+    epoch
+        Life of the gateway; a device takes a later one, whatever its version, if a key that it trusts signed it, and
+        ignores an earlier one. ``None`` comes before all others.
     """
 
     device_id: DeviceId
@@ -55,6 +84,7 @@ class Assignment(Message):
     fallback: ModelId | None
     expert: ModelId | None
     anchor: Digest | None = None
+    epoch: Epoch | None = None
 
 
 class ActiveModel(Message):

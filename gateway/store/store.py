@@ -7,6 +7,7 @@ from pathlib import Path
 from gateway.store.base import Database
 from gateway.store.blobs import BlobStore
 from gateway.store.devices import DeviceStore
+from gateway.store.epoch import EpochStore
 from gateway.store.families import FamilyStore
 from gateway.store.models import ModelStore
 from gateway.store.quarantine import QuarantineStore
@@ -34,6 +35,7 @@ class Store:
         self.reports = ReportStore(self._database)
         self.blobs = BlobStore(self._database)
         self.quarantine = QuarantineStore(self._database)
+        self.epoch = EpochStore(self._database)
 
     @contextmanager
     def transaction(self) -> Iterator[None]:

@@ -134,6 +134,23 @@ def test_a_flood_and_a_broken_device_do_not_stop_the_round(rig):
     assert program.log.read_text().count("event=rate-limited") < 20
 
 
+def test_a_device_that_is_quarantined_in_a_round_is_not_waited_for(rig):
+    """All others have answered; the last one talks nonsense, and the round closes with its quarantine."""
+    program, fleet, _ = rig
+    fleet.answers = False
+    tasks = join_all(fleet)
+    for device in CAMERAS[1:]:
+        fleet.answer(tasks[device])
+    fleet.wait(lambda: {r.key[13:18] for r in fleet.receipts if r.accepted} == set(CAMERAS[1:]))
+    assert status(program)["rounds_done"] == 0
+    for _ in range(8):
+        fleet._client.publish(UPDATE.of(device="cam-0"), b"\xff no update", qos=1)
+    data = eventually(program, lambda d: d["rounds_done"] == 1)
+    assert data["rounds"][0]["reason"] == "answered"
+    assert data["rounds"][0]["targets"][0]["devices"] == CAMERAS[1:]
+    assert list(data["quarantined"]) == ["cam-0"]
+
+
 def test_each_kind_of_bad_update_is_refused_with_its_reason(rig):
     program, fleet, _ = rig
     fleet.answers = False

@@ -10,6 +10,7 @@ from contract.messages import (
     BlobRequest,
     Coverage,
     Decline,
+    Epoch,
     EvaluationReport,
     EvaluationRequest,
     EveAlert,
@@ -118,7 +119,13 @@ SAMPLES: tuple[Message, ...] = (
         weights=b"\x00" * 16,
     ),
     Assignment(
-        device_id="cam-1", version=2, family_id="family-1", reason="nearest family", fallback=FALLBACK, expert=EXPERT
+        device_id="cam-1",
+        version=2,
+        family_id="family-1",
+        reason="nearest family",
+        fallback=FALLBACK,
+        expert=EXPERT,
+        epoch=Epoch(number=1_790_000_000, key_id="0" * 16, signature="ab" * 64),
     ),
     ActiveModel(
         device_id="cam-1",

@@ -4,7 +4,17 @@ from dataclasses import replace
 
 import pytest
 
-from contract.messages import Assignment, GatewayState, MarkSet, Receipt, RoundTask, RunCommand, TrainTarget, Verdict
+from contract.messages import (
+    Assignment,
+    Epoch,
+    GatewayState,
+    MarkSet,
+    Receipt,
+    RoundTask,
+    RunCommand,
+    TrainTarget,
+    Verdict,
+)
 from contract.model import DEFAULT_SPEC, ModelId, ReleaseManifest
 from device_agent import events as e
 from device_agent.machine import AgentMachine, MachineSettings
@@ -257,6 +267,22 @@ def test_assignments_that_are_refused(change, reason):
         ),
         1.0,
     ) == [e.Refuse(reason)]
+
+
+def of_epoch(number, version):
+    epoch = Epoch(number=number, key_id="0" * 16, signature="0" * 128)
+    return assignment(version).model_copy(update={"epoch": epoch, "reason": f"epoch {number}"})
+
+
+def test_a_gateway_that_lost_its_store_is_followed_although_its_versions_start_over():
+    core = machine(held=[FALLBACK])
+    core.handle(e.AssignmentReceived(of_epoch(100, 40)), 0.0)
+    assert e.Refuse("assignment-older") in core.handle(e.AssignmentReceived(of_epoch(100, 39)), 1.0)
+    the(e.ChooseModel, core.handle(e.AssignmentReceived(of_epoch(200, 1)), 2.0))
+    assert core.facts.assignment.version == 1
+    # What the old store said is over, and so is what a gateway without epochs says.
+    assert e.Refuse("assignment-older-epoch") in core.handle(e.AssignmentReceived(of_epoch(100, 41)), 3.0)
+    assert e.Refuse("assignment-older-epoch") in core.handle(e.AssignmentReceived(assignment(99)), 4.0)
 
 
 def test_the_same_assignment_again_does_nothing():

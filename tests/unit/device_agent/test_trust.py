@@ -9,7 +9,8 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from contract.exit_codes import ExitCode
-from contract.messages import Release
+from contract.messages import Epoch, Release
+from contract.messages.delivery import epoch_bytes
 from contract.model import DEFAULT_SPEC, ReleaseManifest, weights_digest, weights_to_bytes
 from device_agent.errors import TrustError
 from device_agent.trust import Keyring, check_release, key_id, load_keyring
@@ -55,6 +56,16 @@ def test_a_good_release_gives_its_weights():
     verdict = check_release(release(), digest=weights_digest(WEIGHTS), spec=DEFAULT_SPEC, keyring=RING)
     assert verdict.refusal is None
     assert np.array_equal(verdict.weights, WEIGHTS)
+
+
+def test_an_epoch_must_be_signed_by_a_trusted_key():
+    def epoch(key, signed=7):
+        return Epoch(number=7, key_id=key_id(raw_key(key)), signature=key.sign(epoch_bytes(signed)).hex())
+
+    assert RING.verify_epoch(epoch(KEY)) is None
+    assert RING.verify_epoch(epoch(KEY, signed=8)) == "trust-bad-signature"
+    assert RING.verify_epoch(epoch(OTHER)) == "trust-unknown-key"
+    assert Keyring().verify_epoch(epoch(KEY)) == "trust-no-keys"
 
 
 def test_each_fault_has_its_reason():

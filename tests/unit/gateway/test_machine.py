@@ -5,12 +5,13 @@ import pytest
 
 from contract.canonical import sha256_hex
 from contract.features import N_FEATURES
-from contract.messages import ActiveModel, EvaluationReport, MarkSet
+from contract.messages import ActiveModel, Epoch, EvaluationReport, MarkSet
 from contract.model import DEFAULT_SPEC, ModelId
 from gateway.events import (
     Announce,
     Assign,
     ClearRelease,
+    DeviceConfined,
     DropHead,
     FindFamilies,
     Head,
@@ -306,3 +307,32 @@ def test_a_late_signature_places_its_device():
     assert isinstance(effects[0], SignatureStored)
     (decide,) = [e for e in effects if isinstance(e, Decide)]
     assert decide.decision.kind in {"late-joiner", "fits-none"}
+
+
+def test_a_device_in_quarantine_is_neither_waited_for_nor_invited_until_it_is_over():
+    bench = Bench()
+    bench.join("a", "b", "c", "d")
+    opened = bench.open()
+    assert {t.device_id for t in opened.tasks} == {"a", "b", "c", "d"}
+    for device in "abc":
+        effects = bench.say(update(device, 1, base=F0))
+    assert not any(isinstance(e, CloseRound) for e in effects)
+    effects = bench.machine.handle(DeviceConfined("d", 300.0), bench.now)
+    assert any(isinstance(e, CloseRound) for e in effects)
+    bench.machine.handle(RoundStored(opened.number, (), {}), bench.now)
+    bench.now = 299.0
+    opened = bench.open()
+    assert {t.device_id for t in opened.tasks} == {"a", "b", "c"}
+    bench.finish(opened, heads={})
+    bench.now = 1_000.0
+    assert {t.device_id for t in bench.open().tasks} == {"a", "b", "c", "d"}
+
+
+def test_assignments_carry_the_epoch_and_a_new_one_renews_them_all():
+    bench = Bench()
+    bench.join("a")
+    old = bench.memory.assignments["a"]
+    assert old.epoch is None
+    bench.memory.epoch = Epoch(number=5, key_id="0" * 16, signature="0" * 128)
+    (assign,) = [e for e in bench.machine.start((), (), 0.0) if isinstance(e, Assign)]
+    assert (assign.assignment.epoch.number, assign.assignment.version) == (5, old.version + 1)

@@ -11,6 +11,7 @@ from gateway.rounds import (
     DeclineArrived,
     NoteDecline,
     OpenRound,
+    ParticipantGone,
     RefuseUpdate,
     RepeatReceipt,
     RoundMachine,
@@ -251,3 +252,24 @@ def test_the_next_round_starts_with_nothing_received():
     close = machine.handle(TimePassed(), 20.0)[0]
     assert isinstance(close, CloseRound)
     assert close.aggregations[0].devices == ("b",)
+
+
+def test_a_participant_that_is_gone_is_not_waited_for_and_what_it_sent_counts():
+    """It is out of the wait, not out of the quorum; with its own update in, it counts."""
+    machine = opened("a", "b", "c")
+    send(machine, "a", update("a", 1))
+    assert machine.handle(ParticipantGone("stranger"), 1.5) == []
+    assert machine.handle(ParticipantGone("c"), 2.0) == []
+    close = send(machine, "b", update("b", 1), now=3.0)[1]
+    assert isinstance(close, CloseRound)
+    assert (close.reason, [a.devices for a in close.aggregations]) == ("answered", [("a", "b")])
+
+
+def test_the_last_one_that_is_waited_for_is_gone():
+    """The round closes at once, not at its deadline."""
+    machine = opened("a", "b")
+    send(machine, "a", update("a", 1))
+    close, *_ = machine.handle(ParticipantGone("b"), 2.0)
+    assert isinstance(close, CloseRound)
+    assert close.aggregations[0].devices == ("a",)
+    assert machine.handle(ParticipantGone("b"), 2.5) == []

@@ -222,3 +222,15 @@ def test_a_store_with_models_of_another_spec_is_refused(store):
     other = DEFAULT_SPEC.model_copy(update={"version": 2})
     with pytest.raises(ModelSpecError, match=r"use another store\.dir"):
         restore(store, config(), other, NoSigner(), now_s=0.0)
+
+
+def test_a_life_of_the_store_has_one_number_and_the_next_has_a_larger_one(tmp_path):
+    """Whatever the clock says: a device must take the new one for later."""
+    store = Store(tmp_path)
+    assert store.epoch.number(now_s=1_000.9) == 1_000
+    assert store.epoch.number(now_s=5_000.0) == 1_000
+    assert store.epoch.renew(now_s=10.0) == 1_001
+    store.close()
+    again = Store(tmp_path)
+    assert again.epoch.number(now_s=0.0) == 1_001
+    again.close()
