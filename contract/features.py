@@ -128,10 +128,23 @@ FEATURES: tuple[Feature, ...] = (
     ),
     _count("initiator_peers", 1_000, "distinct responders among them; saturates at 1,000"),
     _count("initiator_ports", 1_000, "distinct responder ports among them; saturates at 1,000"),
-    _count("initiator_failed", 10_000, "others among them without any packet back but a RST when this one opened"),
-    _count("initiator_new_peers", 1_000, "responders among them that the initiator had not met for an hour or more"),
-    Feature("initiator_peer_entropy_bits", "bit", "log", 10, 10, "Shannon entropy of their responders"),
-    Feature("initiator_port_entropy_bits", "bit", "log", 10, 10, "Shannon entropy of their responder ports"),
+    _count(
+        "initiator_failed",
+        10_000,
+        "others among them without any packet back but a RST when this one opened; flows to a group never have one",
+    ),
+    _count(
+        "initiator_new_peers",
+        1_000,
+        "responders among them that the initiator had not met before in this and the last hour of the packet clock; "
+        "saturates at 1,000, as does what an hour remembers",
+    ),
+    Feature(
+        "initiator_peer_entropy_bits", "bit", "log", 10, 10, "Shannon entropy of their responders, as far as counted"
+    ),
+    Feature(
+        "initiator_port_entropy_bits", "bit", "log", 10, 10, "Shannon entropy of their responder ports, without port 0"
+    ),
 )
 """The schema, in order."""
 

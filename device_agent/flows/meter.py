@@ -27,10 +27,10 @@ from hashlib import blake2b
 
 import numpy as np
 
-from device_agent.flows.packets import ACK, REASONS, SYN, Packet, parse
+from device_agent.flows.packets import ACK, REASONS, RST, SYN, Packet, parse
 from device_agent.flows.records import EMPTY, IDENTITY, V4_PREFIX, EndReason, FlowBatch, PacketBatch
 from device_agent.flows.state import Flow, feature_row
-from device_agent.flows.windows import InitiatorWindows
+from device_agent.flows.windows import WINDOW_US, InitiatorWindows
 
 AFTER_TCP_END = "after-tcp-end"
 IGNORE_REASONS = (*REASONS, AFTER_TCP_END)
@@ -221,7 +221,11 @@ class FlowMeter:
         else:
             self._flows.move_to_end(key)
         self.counters.metered += 1
-        if flow.add(packet, time_us, forward=flow.is_forward(packet)):
+        forward = flow.is_forward(packet)
+        if not (forward or flow.answered or packet.tcp_flags & RST):
+            flow.answered = True
+            self._windows.answer(flow.src, flow.number)
+        if flow.add(packet, time_us, forward=forward):
             self._remove(key, flow, EndReason.TCP_END)
             self._remember_end(key, time_us)
 
@@ -233,8 +237,9 @@ class FlowMeter:
         initiator, responder, port = (
             (packet.dst, packet.src, packet.src_port) if reverse else (packet.src, packet.dst, packet.dst_port)
         )
-        opened = self._windows.open(initiator, responder, port, self._clock_us)
-        flow = self._flows[key] = Flow(packet, time_us, opened, reverse=reverse)
+        number = self.counters.flows
+        opened = self._windows.open(initiator, responder, port, self._clock_us // WINDOW_US, number)
+        flow = self._flows[key] = Flow(packet, time_us, opened, number, reverse=reverse)
         self.counters.flows += 1
         self.counters.initiators_evicted = self._windows.evicted
         return flow

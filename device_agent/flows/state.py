@@ -104,7 +104,11 @@ class Flow:
     src, dst, src_port, dst_port
         Endpoints, the initiator first.
     opened
-        ``initiator_*`` counts from the opening of the flow.
+        ``initiator_*`` features from the opening of the flow.
+    number
+        Which opened flow it is.
+    answered
+        Whether a packet other than a RST came back.
     init_win_fwd, init_win_bwd
         Window of the first TCP packet of each side; -1 before it. A later part has those of the connection.
     part_index
@@ -112,6 +116,7 @@ class Flow:
     """
 
     __slots__ = (
+        "answered",
         "bwd",
         "dst",
         "dst_port",
@@ -121,6 +126,7 @@ class Flow:
         "init_win_bwd",
         "init_win_fwd",
         "last_us",
+        "number",
         "opened",
         "part_index",
         "proto",
@@ -130,7 +136,7 @@ class Flow:
         "vlan",
     )
 
-    def __init__(self, packet: Packet, time_us: int, opened: Opened, *, reverse: bool) -> None:
+    def __init__(self, packet: Packet, time_us: int, opened: Opened, number: int, *, reverse: bool) -> None:
         self.src, self.dst = (packet.dst, packet.src) if reverse else (packet.src, packet.dst)
         self.src_port, self.dst_port = (
             (packet.dst_port, packet.src_port) if reverse else (packet.src_port, packet.dst_port)
@@ -138,6 +144,8 @@ class Flow:
         self.proto = packet.proto
         self.vlan = packet.vlan
         self.opened = opened
+        self.number = number
+        self.answered = False
         self.tcp = TcpState() if packet.has_tcp else None
         self.init_win_fwd = -1
         self.init_win_bwd = -1
@@ -152,7 +160,7 @@ class Flow:
         self.gaps = Gaps()
 
     def next_part(self, time_us: int) -> None:
-        """Begin the next part: counters start again; endpoints, TCP state and opening counts stay."""
+        """Begin the next part: counters start again; endpoints, TCP state and what the opening told stay."""
         self.part_index = min(self.part_index + 1, 0xFFFF)
         self._begin(time_us)
 
@@ -225,7 +233,6 @@ def feature_row(flow: Flow) -> list[float]:
         flow.tcp is not None and flow.tcp.established,
         *(0.0,) * 12,
         *flow.opened,
-        *(0.0,) * 4,
     )
     if len(row) != N_FEATURES:
         raise AssertionError(f"{len(row)} values for {N_FEATURES} features")

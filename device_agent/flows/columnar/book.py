@@ -13,11 +13,12 @@ from device_agent.flows.columnar.openings import Openings
 from device_agent.flows.columnar.parse import Packets
 from device_agent.flows.columnar.parts import Parts
 from device_agent.flows.columnar.sequence import DROPPED, NO_REASON
-from device_agent.flows.columnar.state import KEY, NONE
+from device_agent.flows.columnar.state import EVENT, NONE
 from device_agent.flows.meter import AFTER_TCP_END, MeterCounters
 from device_agent.flows.records import EndReason, FlowBatch
 
 I64 = npt.NDArray[np.int64]
+Index = npt.NDArray[np.intp]
 
 _REASON_NAMES = tuple(reason.name.lower() for reason in EndReason)
 
@@ -51,7 +52,7 @@ class Book:
 
     def forget_initiators(self) -> None:
         """Begin all windows anew, as after a step of the clock."""
-        self._openings.clear()
+        self._openings.windows.clear()
 
     def carry_out(self, work: Range, plan: Plan, turn: int) -> None:
         """Carry out a plan.
@@ -78,29 +79,36 @@ class Book:
         if n_kept:
             plan.live[stored] = False
             parts = fold.split(plan)
-            flows = fold.fold(parts, work.packets, table)
-            self._open(work, parts, flows)
+            flows, answers = fold.fold(parts, work.packets, table)
+            self._open(work, parts, flows, answers)
             self._close_parts(parts, flows)
             self._store(parts, flows, turn)
         self._remember_ends(plan, turn)
 
-    def _open(self, work: Range, parts: Parts, flows: npt.NDArray[np.void]) -> None:
-        """Give flows the counts of their initiators."""
-        first = parts.first_part
-        at = parts.at[parts.begin[first]]
+    def _open(self, work: Range, parts: Parts, flows: npt.NDArray[np.void], answers: Index) -> None:
+        """Give flows their numbers, and the features of their initiators as they stood."""
+        first, counters = parts.first_part, self.counters
+        began = parts.at[parts.begin[first]]
         opened = parts.opened.nonzero()[0]
-        opened = opened[np.argsort(at[opened])]
-        counts = np.zeros((len(first), 3), dtype=np.int64)
-        if len(opened) < len(first):
-            counts[:] = self._table.flows["opened"][parts.row[first]]
-        if len(opened):
-            keys = np.empty(len(opened), dtype=KEY)
-            self._table.label(keys, parts.row[first[opened]])
-            swapped = flows["swapped"][first[opened]]
-            counts[opened] = self._openings.note(keys, swapped, work.clock[at[opened]])
-            self.counters.flows += len(opened)
-            self.counters.initiators_evicted = self._openings.evicted
-        flows["opened"] = counts[parts.flow]
+        opened = opened[np.argsort(began[opened])]
+        answered = (answers >= 0).nonzero()[0]
+        of_table = parts.row[first]
+        number, features = self._table.flows["number"][of_table], self._table.flows["opened"][of_table]
+        number[opened] = np.arange(counters.flows, counters.flows + len(opened))
+        counters.flows += len(opened)
+        if len(opened) + len(answered):
+            flow = np.concatenate((opened, answered))
+            events = np.empty(len(flow), dtype=EVENT)
+            self._table.label(events, of_table[flow])
+            events["swapped"] = flows["swapped"][first[flow]]
+            events["number"] = number[flow]
+            events["answer"][: len(opened)], events["answer"][len(opened) :] = False, True
+            events["clock"] = work.clock[began[flow]]
+            # A packet that opens a flow may answer it too.
+            at = np.concatenate((began[opened] * 2, parts.at[answers[answered]] * 2 + 1))
+            features[opened] = self._openings.note(events[np.argsort(at)])
+            counters.initiators_evicted = self._openings.windows.evicted
+        flows["number"], flows["opened"] = number[parts.flow], features[parts.flow]
 
     def _close_parts(self, parts: Parts, flows: npt.NDArray[np.void]) -> None:
         """Close what the packets of a plan close, in their order."""

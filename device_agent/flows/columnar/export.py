@@ -10,6 +10,7 @@ from contract.features import INDEX, N_FEATURES
 from device_agent.flows.columnar.state import HANDSHAKE, HAS_TCP, SUM
 from device_agent.flows.packets import ICMP, ICMPV6, TCP, UDP
 from device_agent.flows.records import EMPTY, IDENTITY, FlowBatch
+from device_agent.flows.windows import Opened
 
 F64 = npt.NDArray[np.float64]
 I64 = npt.NDArray[np.int64]
@@ -44,7 +45,7 @@ _PAYLOAD_BYTES, _PAYLOAD_PKTS = (
 _DURATIONS = _at("duration_s", "fwd_duration_s", "bwd_duration_s")
 _BYTES_PER_S = _at("bytes_per_s", "fwd_bytes_per_s", "bwd_bytes_per_s")
 _INIT_WINDOWS = _at("fwd_init_win", "bwd_init_win")
-_OPENED = _at("initiator_flows", "initiator_peers", "initiator_ports")
+_OPENED = _at(*(f"initiator_{name}" for name in Opened._fields))
 _FLAGS = [
     ((_at(f"fwd_{low}_pkts", f"bwd_{low}_pkts"), _at(f"fwd_{high}_pkts", f"bwd_{high}_pkts")), f"{low}_{high}")
     for low, high in (("syn", "ack"), ("fin", "rst"), ("psh", "urg"))

@@ -10,7 +10,7 @@ from device_agent.flows.columnar.parse import Packets
 from device_agent.flows.columnar.parts import Parts, Sorted
 from device_agent.flows.columnar.sequence import DROPPED, NEXT_PART, NO_REASON, OPENS
 from device_agent.flows.columnar.tcp_state import fold_tcp, fold_windows
-from device_agent.flows.packets import ACK, SYN
+from device_agent.flows.packets import ACK, RST, SYN
 
 Index = npt.NDArray[np.intp]
 I64 = npt.NDArray[np.int64]
@@ -64,8 +64,16 @@ def split(plan: Plan) -> Parts:
     )
 
 
-def fold(parts: Parts, packets: Packets, table: FlowTable) -> npt.NDArray[np.void]:
-    """Return the counters of each part, structured as ``state.FLOW``, the ``opened`` field left at 0."""
+def fold(parts: Parts, packets: Packets, table: FlowTable) -> tuple[npt.NDArray[np.void], Index]:
+    """Add the packets of parts.
+
+    Returns
+    -------
+    flows
+        Counters of each part, structured as ``state.FLOW``, the fields ``number`` and ``opened`` left at 0.
+    answers
+        For each flow of ``parts``, where in ``parts.at`` the packet is that answered it; -1 if none here did.
+    """
     old = table.flows[parts.row[parts.first_part]]
     flows = st.blank(len(parts.begin))
     first = parts.place[parts.begin[parts.first_part]]
@@ -79,7 +87,29 @@ def fold(parts: Parts, packets: Packets, table: FlowTable) -> npt.NDArray[np.voi
     firsts = _count(flows, given)
     fold_windows(flows, given, firsts)
     fold_tcp(flows, given)
-    return flows
+    return flows, _answers(flows, given, firsts)
+
+
+def _answers(flows: npt.NDArray[np.void], given: Sorted, firsts: tuple[Index, Index, Index]) -> Index:
+    """Find the first packet back of each flow other than a RST, and fill ``answered``."""
+    parts = given.parts
+    answered = ~parts.opened & given.old["answered"]
+    answers = np.full(len(answered), -1)
+    part, side, at = firsts
+    back = ((side == 1) & ~answered[parts.flow[part]]).nonzero()[0]
+    if len(back):
+        part, at = part[back], at[back]
+        refused = (given.flags[at] & RST) != 0
+        # A RST ends a flow that began with TCP; another one goes on, and may be answered later.
+        for i in (refused & (flows["tcp"][part] == 0)).nonzero()[0]:
+            low, high = at[i], parts.end[part[i]]
+            later = (~given.forward[low:high] & ((given.flags[low:high] & RST) == 0)).nonzero()[0]
+            if len(later):
+                at[i], refused[i] = low + later[0], False
+        # Written from the last part to the first one: the first one's answer stays.
+        answers[parts.flow[part[~refused][::-1]]] = at[~refused][::-1]
+    flows["answered"] = (answered | (answers >= 0))[parts.flow]
+    return answers
 
 
 def _number(flows: npt.NDArray[np.void], parts: Parts, old: npt.NDArray[np.void]) -> None:
@@ -96,7 +126,7 @@ def _number(flows: npt.NDArray[np.void], parts: Parts, old: npt.NDArray[np.void]
 def _count(flows: npt.NDArray[np.void], given: Sorted) -> tuple[Index, Index, Index]:
     """Fill sums, extremes and times; parts that continue take over what the table has.
 
-    Returns the parts and directions with packets, and the position of the first packet of each.
+    Returns the parts and directions with packets, and where in ``parts.at`` the first packet of each is.
     """
     parts, packets, old = given.parts, given.packets, given.old
     continued = parts.continues.nonzero()[0]
@@ -144,4 +174,4 @@ def _count(flows: npt.NDArray[np.void], given: Sorted) -> tuple[Index, Index, In
         later = flows[continued]
         st.merge(later, earlier)
         flows[continued] = later
-    return part, side, sorted_at[side_begin]
+    return part, side, by_side[side_begin]

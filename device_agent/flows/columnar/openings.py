@@ -1,221 +1,302 @@
-"""The ``initiator_*`` counts of flows that a batch opens: the windows of ``device_agent.flows.windows``, by group.
+"""The ``initiator_*`` features of flows that a batch opens: ``device_agent.flows.windows``, many flows at once.
 
 A scanner opens thousands of flows in a batch. As long as no initiator has to be forgotten for lack of room, initiators
-do not touch each other, so each one's flows are counted together, and a saturated count costs nothing more. When room
-runs short, flows are counted one by one in their order.
+do not touch each other, so each one's openings and answers are taken together: those of a busy one window by window in
+array operations, those of the others one by one. When room runs short, all are taken one by one in their order.
 """
 
-from collections import OrderedDict
 from operator import itemgetter
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from contract.features import WINDOW_S
-from device_agent.flows.windows import MAX_INITIATORS, MAX_VALUES, SATURATION
+from device_agent.flows.windows import (
+    FRACTION_BITS,
+    MAX_INITIATORS,
+    MAX_VALUES,
+    MOST_COUNTED,
+    SATURATION,
+    WINDOW_US,
+    Address,
+    Distinct,
+    Initiator,
+    InitiatorWindows,
+    Opened,
+    weights,
+)
 
 I64 = npt.NDArray[np.int64]
+U64 = npt.NDArray[np.uint64]
+F64 = npt.NDArray[np.float64]
+Index = npt.NDArray[np.intp]
 Bool = npt.NDArray[np.bool_]
 
-_WINDOW_US = WINDOW_S * 1_000_000
-_32, _16, _LOW_32, _LOW_16 = np.uint64(32), np.uint64(16), np.uint64(0xFFFFFFFF), np.uint64(0xFFFF)
-_FEW = 16
-"""Up to so many openings are counted one by one: grouping costs more."""
+N_OPENED = len(Opened._fields)
 
-_Address = int | bytes
+_32, _LOW_32, _48, _LOW_16 = np.uint64(32), np.uint64(0xFFFFFFFF), np.uint64(48), np.uint64(0xFFFF)
+_BUSY = 48
+"""From so many openings and answers of one initiator on, arrays cost less."""
+
 _first = itemgetter(0)
 
 
-class _Distinct:
-    """Distinct values of the current and the last window, and how many there are in both together."""
+class _Events(NamedTuple):
+    """Columns of openings and answers, in their order. ``row`` counts the openings, for both kinds."""
 
-    __slots__ = ("both", "current", "last")
+    initiator: I64
+    responder: I64
+    port: I64
+    window: I64
+    number: I64
+    answer: Bool
+    row: Index
 
-    def __init__(self) -> None:
-        self.current: set[_Address] = set()
-        self.last: set[_Address] = set()
-        self.both = 0
-
-    def turn(self) -> int:
-        """Begin the next window; return how many stored values were forgotten."""
-        forgotten = len(self.last)
-        self.last, self.current = self.current, set()
-        self.both = len(self.last)
-        return forgotten
-
-    def add_all(self, values: list[_Address], out: I64) -> int:
-        """Note values, write what ``both`` was with each into ``out``; return by how many the stored ones grew."""
-        current, last, both, before = self.current, self.last, self.both, len(self.current)
-        seen: list[int] = []
-        if before < SATURATION:
-            for value in values:
-                if value not in current:
-                    current.add(value)
-                    both += value not in last
-                    if len(current) >= SATURATION:
-                        break
-                seen.append(both)
-        out[: len(seen)] = seen
-        out[len(seen) :] = both
-        self.both = both
-        return len(current) - before
-
-    def add(self, value: _Address) -> int:
-        """Note one value; return by how many the stored ones grew."""
-        if value in self.current or len(self.current) >= SATURATION:
-            return 0
-        self.current.add(value)
-        self.both += value not in self.last
-        return 1
-
-
-class _Initiator:
-    __slots__ = ("flows", "flows_last", "peers", "ports", "window")
-
-    def __init__(self, window: int) -> None:
-        self.window = window
-        self.flows = 0
-        self.flows_last = 0
-        self.peers = _Distinct()
-        self.ports = _Distinct()
+    def of(self, at: Index | slice) -> "_Events":
+        """Return some of the events."""
+        return _Events(
+            self.initiator[at],
+            self.responder[at],
+            self.port[at],
+            self.window[at],
+            self.number[at],
+            self.answer[at],
+            self.row[at],
+        )
 
 
 class Openings:
-    """Initiator windows, asked for many flows at once; the same counts as ``InitiatorWindows``.
+    """Initiator windows, told of many flows at once; the same as ``InitiatorWindows``, told of each.
 
     Attributes
     ----------
-    evicted
-        Initiators forgotten because the table was full.
+    windows
+        The windows.
     """
 
     def __init__(self, max_initiators: int = MAX_INITIATORS, max_values: int = MAX_VALUES) -> None:
-        self._max_initiators = max_initiators
-        self._max_values = max_values
-        self._table: OrderedDict[_Address, _Initiator] = OrderedDict()
-        self._values = 0
-        self.evicted = 0
+        self.windows = InitiatorWindows(max_initiators, max_values)
 
-    def clear(self) -> None:
-        """Forget everything, as after a step of the clock."""
-        self._table.clear()
-        self._values = 0
-
-    def note(self, keys: npt.NDArray[np.void], swapped: Bool, clock: I64) -> I64:
-        """Note flows in the order in which they were opened.
+    def note(self, events: npt.NDArray[np.void]) -> F64:
+        """Note openings and answers in the order in which they came.
 
         Parameters
         ----------
-        keys
-            Structured: their keys, ``key_0``, ``key_1``, ``is_v6`` and ``v6_words`` as in ``state.FLOW``.
-        swapped
-            Whether the initiator is the second endpoint of the key.
-        clock
-            Packet clock at each opening, microseconds.
+        events
+            Structured, with the fields of ``state.EVENT``.
 
         Returns
         -------
-        int64 array, shape (n, 3)
-            Flows, peers and ports of each initiator, the flow itself included.
+        float64 array, shape (openings, 7)
+            ``windows.Opened`` of each opening.
         """
-        both, key_1 = keys["key_0"], keys["key_1"]
-        both = np.where(swapped, both << _32 | both >> _32, both)
-        ports = np.where(swapped, key_1 >> np.uint64(48), key_1 >> _32 & _LOW_16).astype(np.int64)
-        windows = clock // _WINDOW_US
-        six = keys["is_v6"]
-        out = np.empty((len(keys), 3), dtype=np.int64)
-        fits = self._values + 2 * len(keys) <= self._max_values
-        if fits and len(self._table) + len(keys) > self._max_initiators:
-            fits = len(self._table) + len(np.unique(both >> _32)) + int(six.sum()) <= self._max_initiators
-        one_by_one = np.arange(len(keys))
-        grouped: list[tuple[int, _Address]] = []
-        if len(keys) > _FEW and fits:
-            one_by_one = six.nonzero()[0]
-            four = (~six).nonzero()[0]
-            grouped = self._grouped(both[four], ports[four], windows[four], four, out)
-        pairs: dict[int, tuple[_Address, _Address]] = {}
-        for i in six.nonzero()[0].tolist():
-            address = keys["v6_words"][i].astype(">u8").tobytes()
-            pairs[i] = (address[16:], address[:16]) if swapped[i] else (address[:16], address[16:])
-        for i, pair, port, window in zip(
-            one_by_one.tolist(),
-            both[one_by_one].tolist(),
-            ports[one_by_one].tolist(),
-            windows[one_by_one].tolist(),
-            strict=True,
-        ):
-            initiator, responder = pairs.get(i) or (pair >> 32, pair & 0xFFFFFFFF)
-            out[i] = self._open(initiator, responder, port, window)
-            if grouped:
-                grouped.append((i, initiator))
+        key_0, key_1, swapped = events["key_0"], events["key_1"], events["swapped"]
+        both = np.where(swapped, key_0 << _32 | key_0 >> _32, key_0)
+        answer, six = events["answer"], events["is_v6"]
+        found = _Events(
+            initiator=(both >> _32).astype(np.int64),
+            responder=(both & _LOW_32).astype(np.int64),
+            port=np.where(swapped, key_1 >> _48, key_1 >> _32 & _LOW_16).astype(np.int64),
+            window=events["clock"] // WINDOW_US,
+            number=events["number"].astype(np.int64),
+            answer=answer,
+            row=np.cumsum(~answer) - 1,
+        )
+        out = np.empty((len(events) - int(np.count_nonzero(answer)), N_OPENED))
+        busy = self._busy(found, six)
+        if not len(busy):
+            self._one_by_one(found, events, out)
+            return out
+        moves: list[tuple[int, Address]] = []
+        taken = np.zeros(len(events), dtype=np.bool_)
+        for at in busy:
+            taken[at] = True
+            moves += self._together(found.of(at), out)
+        rest = (~taken).nonzero()[0]
+        moves += self._one_by_one(found.of(rest), events[rest], out)
         # The order in which initiators would be forgotten: by the last flow each one opened.
-        for _, initiator in sorted(grouped, key=_first):
-            self._table.move_to_end(initiator)
+        for _, initiator in sorted(moves, key=_first):
+            self.windows.table.move_to_end(initiator)
         return out
 
-    def _grouped(
-        self, both: npt.NDArray[np.uint64], ports: I64, windows: I64, at: npt.NDArray[np.intp], out: I64
-    ) -> list[tuple[int, _Address]]:
-        """Count IPv4 flows by initiator and window, into the rows ``at``; there is room for all.
+    def _busy(self, events: _Events, six: Bool) -> list[Index]:
+        """Return the events of each busy initiator, IPv4 alone; of none unless there is room for everybody."""
+        n, windows = len(six), self.windows
+        if n < _BUSY or windows.stored + 2 * n > windows.max_values:
+            return []
+        order = _sorted_by(events.initiator)
+        initiator = events.initiator[order]
+        start = np.concatenate(([0], (initiator[1:] != initiator[:-1]).nonzero()[0] + 1))
+        if len(windows) + len(start) + int(np.count_nonzero(six)) > windows.max_initiators:
+            return []
+        end = np.append(start[1:], n)
+        busy = (end - start >= _BUSY).nonzero()[0]
+        runs = (order[low:high] for low, high in zip(start[busy].tolist(), end[busy].tolist(), strict=True))
+        # The address 0 stands for IPv6 here as well.
+        return [run for run in runs if not six[run].any()]
 
-        Returns the last flow of each group with its initiator.
-        """
-        initiators = both >> _32
-        order = np.argsort(initiators, kind="stable")
-        sorted_by, in_window = initiators[order], windows[order]
-        change = (sorted_by[1:] != sorted_by[:-1]) | (in_window[1:] != in_window[:-1])
-        start = np.concatenate(([0], change.nonzero()[0] + 1))
-        end = np.append(start[1:], len(order))
-        peers, ports = (both & _LOW_32)[order], ports[order]
-        counts = np.empty((3, len(order)), dtype=np.int64)
-        named = sorted_by[start].tolist()
-        for low, high, initiator, window in zip(
-            start.tolist(), end.tolist(), named, in_window[start].tolist(), strict=True
+    def _one_by_one(self, events: _Events, given: npt.NDArray[np.void], out: F64) -> list[tuple[int, Address]]:
+        """Note events singly; return the initiator of each opening with its row."""
+        windows, moves = self.windows, []
+        six = given["is_v6"]
+        long: dict[int, tuple[bytes, bytes]] = {}
+        for i in six.nonzero()[0].tolist():
+            pair = given["v6_words"][i].astype(">u8").tobytes()
+            long[i] = (pair[16:], pair[:16]) if given["swapped"][i] else (pair[:16], pair[16:])
+        for i, (initiator, responder, port, window, number, answer, row) in enumerate(
+            zip(*(column.tolist() for column in events), strict=True)
         ):
-            entry = self._entry(initiator, window)
-            flows = entry.flows + entry.flows_last + 1
-            counts[0, low:high] = np.arange(flows, flows + high - low)
-            entry.flows += high - low
-            self._values += entry.peers.add_all(peers[low:high].tolist(), counts[1, low:high])
-            self._values += self._add_ports(entry.ports, ports[low:high], counts[2, low:high])
-        np.minimum(counts[1:], SATURATION, out=counts[1:])
-        out[at[order]] = counts.T
-        return list(zip(at[order[end - 1]].tolist(), named, strict=True))
+            source, target = long.get(i) or (initiator, responder)
+            if answer:
+                windows.answer(source, number)
+            else:
+                out[row] = windows.open(source, target, port, window, number)
+                moves.append((row, source))
+        return moves
 
-    @staticmethod
-    def _add_ports(distinct: _Distinct, ports: I64, out: I64) -> int:
-        """Note responder ports; port 0 is none."""
-        if ports.all():
-            return distinct.add_all(ports.tolist(), out)
-        grown = 0
-        for i, port in enumerate(ports.tolist()):
-            grown += distinct.add(port) if port else 0
-            out[i] = distinct.both
-        return grown
+    def _together(self, events: _Events, out: F64) -> list[tuple[int, Address]]:
+        """Note the events of one initiator, for whom there is room; return its last opening's row with it."""
+        initiator = int(events.initiator[0])
+        opens = (~events.answer).nonzero()[0]
+        before = int(opens[0]) if len(opens) else len(events.answer)
+        for number in events.number[:before].tolist():
+            self.windows.answer(initiator, number)
+        if not len(opens):
+            return []
+        window = events.window[opens]
+        start = opens[np.concatenate(([0], (window[1:] != window[:-1]).nonzero()[0] + 1))]
+        for low, high in zip(start.tolist(), [*start[1:].tolist(), len(events.answer)], strict=True):
+            run = events.of(slice(low, high))
+            entry = self.windows.entry(initiator, int(run.window[0]), int(run.number[0]))
+            self.windows.stored += _note_window(entry, run, out)
+        return [(int(events.row[opens[-1]]), initiator)]
 
-    def _entry(self, initiator: _Address, window: int) -> _Initiator:
-        """Return an initiator's counts, moved on to a window."""
-        entry = self._table.get(initiator)
-        if entry is None:
-            entry = self._table[initiator] = _Initiator(window)
-        elif entry.window != window:
-            for _ in range(1 if window == entry.window + 1 else 2):
-                entry.flows_last, entry.flows = entry.flows, 0
-                self._values -= entry.peers.turn() + entry.ports.turn()
-            entry.window = window
-        return entry
 
-    def _open(self, initiator: _Address, responder: _Address, port: int, window: int) -> tuple[int, int, int]:
-        """Note one flow."""
-        table = self._table
-        entry = self._entry(initiator, window)
-        table.move_to_end(initiator)
-        entry.flows += 1
-        self._values += entry.peers.add(responder)
-        if port:
-            self._values += entry.ports.add(port)
-        while len(table) > 1 and (len(table) > self._max_initiators or self._values > self._max_values):
-            _, gone = table.popitem(last=False)
-            self._values -= sum(len(s) for d in (gone.peers, gone.ports) for s in (d.current, d.last))
-            self.evicted += 1
-        return entry.flows + entry.flows_last, min(entry.peers.both, SATURATION), min(entry.ports.both, SATURATION)
+def _note_window(entry: Initiator, events: _Events, out: F64) -> int:
+    """Note events of one window, the first of them an opening; return by how many the stored values grew."""
+    opens = (~events.answer).nonzero()[0]
+    rows = events.row[opens]
+    n = len(opens)
+    numbers = np.arange(n)
+    columns = np.empty((N_OPENED, n))
+    columns[0] = entry.flows + entry.flows_last + 1 + numbers
+    entry.flows += n
+    columns[3] = entry.failed + entry.failed_last + numbers
+    entry.failed += n
+    if n < len(events.answer):
+        answered = np.where(events.answer, events.number, -1)
+        columns[3] -= np.cumsum(answered >= entry.since_last)[opens]
+        for number in answered[answered >= 0].tolist():
+            entry.answer(number)
+    peers = _note_values(entry.peers, events.responder[opens])
+    columns[1], columns[5] = peers.both, peers.entropy_bits
+    fresh = [i for i, peer in peers.fresh if not entry.knows(peer)]
+    columns[4] = entry.new + np.searchsorted(fresh, numbers, side="right")
+    entry.new += len(fresh)
+    port = events.port[opens]
+    ported = port.nonzero()[0]
+    columns[2], columns[6] = entry.ports.both, entry.ports.entropy_bits()
+    grown = peers.grown
+    if len(ported):
+        ports = _note_values(entry.ports, port[ported])
+        grown += ports.grown
+        # A flow without a port leaves things as they were.
+        so_far = np.searchsorted(ported, numbers, side="right") - 1
+        later = so_far >= 0
+        columns[2, later], columns[6, later] = ports.both[so_far[later]], ports.entropy_bits[so_far[later]]
+    for place in (1, 2, 4):
+        np.minimum(columns[place], SATURATION, out=columns[place])
+    out[rows] = columns.T
+    return grown
+
+
+class _Noted(NamedTuple):
+    """What values made of their ``Distinct``, with each of them, and which were new to both windows."""
+
+    both: I64
+    entropy_bits: F64
+    fresh: list[tuple[int, int]]
+    grown: int
+
+
+def _note_values(distinct: Distinct, values: I64) -> _Noted:
+    """Note values of one window."""
+    n = len(values)
+    if distinct.counted + n > MOST_COUNTED:
+        return _note_singly(distinct, values)
+    order = _sorted_by(values)
+    ordered = values[order]
+    start = np.concatenate(([0], (ordered[1:] != ordered[:-1]).nonzero()[0] + 1))
+    sizes = np.diff(np.append(start, n))
+    different, first = ordered[start], order[start]
+    here, before = _counts(distinct.current, different, -1), _counts(distinct.last, different, 0)
+    room = SATURATION - len(distinct.current)
+    unknown = (here < 0).nonzero()[0]
+    unknown = unknown[np.argsort(first[unknown])]
+    stored, left_out = unknown[:room], unknown[room:]
+    known = (here >= 0).nonzero()[0]
+    here[stored] = 0
+    table = weights(distinct.counted_both + n)
+    of_value = np.arange(n) + np.repeat(here + before - start, sizes)
+    grows = table[of_value + 1] - table[of_value]
+    flows = np.ones(n, dtype=np.int64)
+    if len(left_out):
+        kept = np.repeat(here >= 0, sizes)
+        grows[~kept] = 0
+        flows[order] = kept
+    weight = np.empty(n, dtype=np.int64)
+    weight[order] = grows
+    np.cumsum(weight, out=weight)
+    weight += distinct.weight
+    counted = distinct.counted_both + np.cumsum(flows)
+    fresh = stored[[value not in distinct.last for value in different[stored].tolist()]]
+    both = distinct.both + np.searchsorted(first[fresh], np.arange(n), side="right")
+    bits = np.where(counted > 0, (table[counted] - weight) / np.maximum(counted << FRACTION_BITS, 1), 0.0)
+
+    n_counted = int(counted[-1]) - distinct.counted_both
+    distinct.both = int(both[-1])
+    distinct.weight = int(weight[-1])
+    distinct.counted += n_counted
+    distinct.counted_both += n_counted
+    # Known ones keep their places in the order of first flows; those behind are stored in that order.
+    for at in (known, stored):
+        for value, count in zip(different[at].tolist(), (here[at] + sizes[at]).tolist(), strict=True):
+            distinct.current[value] = count
+    return _Noted(both, bits, list(zip(first[fresh].tolist(), different[fresh].tolist(), strict=True)), len(stored))
+
+
+def _note_singly(distinct: Distinct, values: I64) -> _Noted:
+    """Note values of a window in which not all flows count any more."""
+    both, bits = np.empty(len(values), dtype=np.int64), np.empty(len(values))
+    fresh, grown = [], 0
+    for i, value in enumerate(values.tolist()):
+        distinct_before = distinct.both
+        grown += distinct.add(value)
+        both[i], bits[i] = distinct.both, distinct.entropy_bits()
+        if distinct.both > distinct_before:
+            fresh.append((i, value))
+    return _Noted(both, bits, fresh, grown)
+
+
+def _counts(counts: dict[Address, int], different: I64, missing: int) -> I64:
+    """Return the counts of sorted, different values; ``missing`` for those that have none."""
+    if len(different) <= len(counts):
+        return np.array([counts.get(value, missing) for value in different.tolist()], dtype=np.int64)
+    out = np.full(len(different), missing, dtype=np.int64)
+    if counts:
+        known = np.fromiter(counts, dtype=np.int64, count=len(counts))
+        at = np.minimum(np.searchsorted(different, known), len(different) - 1)
+        hit = different[at] == known
+        out[at[hit]] = np.fromiter(counts.values(), dtype=np.int64, count=len(counts))[hit]
+    return out
+
+
+def _sorted_by(values: I64) -> Index:
+    """Return a stable order of values below 2**32, by radix."""
+    if (values == values[0]).all():
+        return np.arange(len(values))
+    order = np.argsort(values.astype(np.uint16), kind="stable")
+    high = (values >> 16).astype(np.uint16)
+    if high.any():
+        order = order[np.argsort(high[order], kind="stable")]
+    return order

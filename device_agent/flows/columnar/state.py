@@ -45,14 +45,20 @@ _KEY = [("key_0", "u8"), ("key_1", "u8"), ("v6_words", "u8", (4,)), ("is_v6", "?
 KEY = np.dtype(_KEY)
 """A flow key, as in ``parse.Packets``."""
 
+EVENT = np.dtype([*_KEY, ("swapped", "?"), ("answer", "?"), ("clock", "i8"), ("number", "i8")], align=True)
+"""A flow was opened or answered: its key, whether the initiator is the second endpoint of the key, the packet clock in
+microseconds (of openings), and which opened flow it is."""
+
 FLOW = np.dtype(
     [
         *_KEY,
         ("swapped", "?"),
         ("tcp", "u1"),
+        ("answered", "?"),
         ("part", "u2"),
-        ("opened", "u4", (3,)),
         ("window", "i4", (2,)),
+        ("number", "i8"),
+        ("opened", "f8", (7,)),
         ("isn", "i8"),
         ("first", "i8"),
         ("last", "i8"),
@@ -68,9 +74,10 @@ FLOW = np.dtype(
     align=True,
 )
 """A flow, or one part of it. Direction 0 is forward. ``swapped`` packets of the key are the forward ones if
-``swapped`` is set. ``window`` is the first window field of each direction, -1 before it; ``isn`` the sequence number
-of the last forward SYN, -1 before it. Times and gaps are microseconds. ``flow_t`` of ``flows/fast/meter.c`` has this
-layout."""
+``swapped`` is set. ``answered`` says whether a packet other than a RST came back; ``number`` which opened flow it is;
+``opened`` holds ``windows.Opened``. ``window`` is the first window field of each direction, -1 before it; ``isn`` the
+sequence number of the last forward SYN, -1 before it. Times and gaps are microseconds. ``flow_t`` of
+``flows/fast/meter.c`` has this layout."""
 
 
 def blank(n: int) -> npt.NDArray[np.void]:

@@ -19,14 +19,16 @@ _FAR = np.int64(1 << 62)
 def fold_windows(flows: npt.NDArray[np.void], given: Sorted, firsts: tuple[Index, Index, Index]) -> None:
     """Fill the first TCP window of each direction; a later part has those of its flow.
 
-    ``firsts``: the parts and directions with packets, and the first packet of each.
+    ``firsts``: the parts and directions with packets, and where in ``parts.at`` the first packet of each is.
     """
     parts, packets, old = given.parts, given.packets, given.old
     part, side, at = firsts
     head = parts.place[parts.begin[parts.first_part]]
     has_tcp = np.where(parts.opened, packets.has_tcp[head], (old["tcp"] & st.HAS_TCP) != 0)
     flows["tcp"] = np.where(has_tcp, st.HAS_TCP, 0)[parts.flow]
-    flows["window"][part, side] = np.where(has_tcp[parts.flow[part]], packets.window[at].astype(np.int32), -1)
+    flows["window"][part, side] = np.where(
+        has_tcp[parts.flow[part]], packets.window[parts.place[at]].astype(np.int32), -1
+    )
     first = parts.first_part
     known = ~parts.opened[:, None] & (old["window"] >= 0)
     flows["window"][first] = np.where(known, old["window"], flows["window"][first])

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from device_agent.flows.columnar.engine import supports
 from device_agent.flows.columnar.export import records
-from device_agent.flows.columnar.openings import Openings
+from device_agent.flows.columnar.openings import N_OPENED, Openings
 from device_agent.flows.columnar.state import FLOW
 from device_agent.flows.fast.library import load
 from device_agent.flows.meter import IGNORE_REASONS, MeterCounters, MeterSettings
@@ -23,23 +23,26 @@ _SECOND_US = 1_000_000
 _EXPIRE_GRACE_US = _SECOND_US
 _LATEST_US = 1 << 62
 _MAX_OUT = 4_096
-_MAX_OPENS = 8_192
+_MAX_EVENTS = 8_192
 _DONE, _STEPPED = 0, 2
 
 _Scalar = TypeVar("_Scalar", bound=np.generic)
 
-_OPEN = np.dtype(
+_EVENT = np.dtype(
     [
         ("key_0", "u8"),
         ("key_1", "u8"),
         ("v6_words", "u8", (4,)),
         ("clock", "i8"),
+        ("number", "i8"),
         ("slot", "i4"),
         ("is_v6", "?"),
         ("swapped", "?"),
+        ("answer", "?"),
     ],
     align=True,
 )
+"""The fields of ``state.EVENT``, and where the library keeps the flow."""
 
 
 class FastMeter:
@@ -69,21 +72,21 @@ class FastMeter:
         self._meter: int | None = None
         settings = settings or MeterSettings()
         library = load()
-        if library is None or library.kw_open_bytes() != _OPEN.itemsize:
+        if library is None or library.kw_event_bytes() != _EVENT.itemsize:
             raise ValueError("no compiled meter for this machine; run scripts/build-fast or install the extra 'fast'")
         if not supports(settings):
             raise ValueError(f"timeouts too long for the compiled meter, use FlowMeter: {settings}")
         self._library = library
         seed = randbits(64) if seed is None else seed
         idle_us, active_us = round(settings.idle_s * _SECOND_US), round(settings.active_s * _SECOND_US)
-        self._meter = library.kw_new(idle_us, active_us, settings.max_flows, seed, _MAX_OUT, _MAX_OPENS)
+        self._meter = library.kw_new(idle_us, active_us, settings.max_flows, seed, _MAX_OUT, _MAX_EVENTS)
         if not self._meter:
             raise MemoryError(f"no memory for a table of {settings.max_flows} flows")
         self._out = self._view(library.kw_out(self._meter), _MAX_OUT + 4, FLOW)
-        self._serials = self._view(library.kw_out_serial(self._meter), _MAX_OUT + 4, np.dtype(np.uint64))
         self._reasons = self._view(library.kw_out_reason(self._meter), _MAX_OUT + 4, np.dtype(np.uint8))
-        self._opens = self._view(library.kw_opens(self._meter), _MAX_OPENS, _OPEN)
+        self._events = self._view(library.kw_events(self._meter), _MAX_EVENTS + 2, _EVENT)
         self._openings = Openings()
+        self._n_opened = 0
         self._closed: list[tuple[npt.NDArray[np.void], npt.NDArray[np.uint8]]] = []
         self._totals = np.zeros(3 + len(IGNORE_REASONS) + len(EndReason), dtype=np.int64)
         self.counters = MeterCounters()
@@ -112,7 +115,7 @@ class FastMeter:
             at = self._library.kw_feed(self._meter, *columns, batch.link_type, at, n, ctypes.byref(why))
             self._drain()
             if why.value == _STEPPED:
-                self._openings.clear()
+                self._openings.windows.clear()
         self.counters.packets += n
         return self._take()
 
@@ -137,22 +140,22 @@ class FastMeter:
         return np.ndarray((n,), dtype=dtype, buffer=memoryview(memory))
 
     def _drain(self) -> None:
-        """Take what was opened and closed since the last time."""
+        """Take what was opened, answered and closed since the last time."""
         library, meter = self._library, self._meter
-        n_opens = library.kw_n_opens(meter)
-        first = library.kw_next_serial(meter) - n_opens
-        counts = np.zeros((n_opens, 3), dtype=np.uint32)
-        if n_opens:
-            opens = self._opens[:n_opens]
-            counts[:] = self._openings.note(opens, opens["swapped"], opens["clock"])
-            self.counters.initiators_evicted = self._openings.evicted
-            library.kw_set_opened(meter, counts.ctypes.data)
+        n_events = library.kw_n_events(meter)
+        opened = np.zeros((0, N_OPENED))
+        if n_events:
+            opened = self._openings.note(self._events[:n_events])
+            self.counters.initiators_evicted = self._openings.windows.evicted
+            library.kw_set_opened(meter, opened.ctypes.data)
+        first = self._n_opened
+        self._n_opened += len(opened)
         n_closed = library.kw_take(meter)
         if n_closed:
-            flows, serials = self._out[:n_closed].copy(), self._serials[:n_closed]
-            recent = serials >= first
-            if n_opens and recent.any():
-                flows["opened"][recent] = counts[serials[recent] - np.uint64(first)]
+            flows = self._out[:n_closed].copy()
+            recent = flows["number"] >= first
+            if len(opened) and recent.any():
+                flows["opened"][recent] = opened[flows["number"][recent] - first]
             self._closed.append((flows, self._reasons[:n_closed].copy()))
 
     def _take(self) -> FlowBatch:

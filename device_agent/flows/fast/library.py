@@ -15,7 +15,7 @@ _PACKAGE = "kinwatch_fast"
 _POINTER, _I32, _I64, _U64 = ctypes.c_void_p, ctypes.c_int32, ctypes.c_int64, ctypes.c_uint64
 _SIGNATURES: dict[str, tuple[type | None, list[type]]] = {
     "kw_flow_bytes": (_I64, []),
-    "kw_open_bytes": (_I64, []),
+    "kw_event_bytes": (_I64, []),
     "kw_new": (_POINTER, [_I64, _I64, _I32, _U64, _I32, _I32]),
     "kw_free": (None, [_POINTER]),
     "kw_feed": (_I64, [*[_POINTER] * 5, _I32, _I64, _I64, _POINTER]),
@@ -23,12 +23,10 @@ _SIGNATURES: dict[str, tuple[type | None, list[type]]] = {
     "kw_flush": (_I32, [_POINTER]),
     "kw_set_opened": (None, [_POINTER, _POINTER]),
     "kw_out": (_POINTER, [_POINTER]),
-    "kw_out_serial": (_POINTER, [_POINTER]),
     "kw_out_reason": (_POINTER, [_POINTER]),
-    "kw_opens": (_POINTER, [_POINTER]),
+    "kw_events": (_POINTER, [_POINTER]),
     "kw_take": (_I32, [_POINTER]),
-    "kw_n_opens": (_I32, [_POINTER]),
-    "kw_next_serial": (_U64, [_POINTER]),
+    "kw_n_events": (_I32, [_POINTER]),
     "kw_live": (_I32, [_POINTER]),
     "kw_counters": (None, [_POINTER, _POINTER]),
     "kw_digests": (None, [_POINTER, _I64, _I64, _POINTER]),

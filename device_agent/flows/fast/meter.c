@@ -3,7 +3,7 @@
  * The rules are those of device_agent/flows/meter.py and packets.py; this file holds them a second time for speed and is
  * tested to give the same records. The table and the records belong to this library; Python views the records as an
  * array of FLOW (device_agent/flows/columnar/state.py), whose layout kw_flow_bytes() confirms. Windows of initiators stay
- * in Python: what was opened is listed in `opens`, and kw_set_opened() brings the counts back. */
+ * in Python: what was opened and answered is listed in `events`, and kw_set_opened() brings the features back. */
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,6 +13,7 @@ enum { ARP, NON_IP, LINK_TYPE, TRUNCATED_LINK, TRUNCATED_IP, MALFORMED_IP, TRUNC
 enum { IDLE, ACTIVE, TCP_END, EVICT, FLUSH, N_ENDS };
 enum { FIN = 1, SYN = 2, RST = 4, PSH = 8, ACK = 16, URG = 32 };
 enum { HANDSHAKE = 3, ANSWERED = 4, FIN_FORWARD = 8, FIN_BACKWARD = 16, CLOSED_FORWARD = 32, HAS_TCP = 64 };
+enum { N_OPENED = 7, EVENTS_A_PACKET = 2 };
 enum { DONE, FULL, STEPPED };                       /* why a call returned */
 #define SECOND 1000000LL
 #define TRAILING (5 * SECOND)
@@ -25,10 +26,11 @@ enum { DONE, FULL, STEPPED };                       /* why a call returned */
 
 typedef struct {                                    /* state.FLOW, aligned */
     uint64_t key_0, key_1, v6_words[4];
-    uint8_t is_v6, swapped, tcp;
+    uint8_t is_v6, swapped, tcp, answered;
     uint16_t part;
-    uint32_t opened[3];
     int32_t window[2];
+    int64_t number;                                 /* which opening it is */
+    double opened[N_OPENED];
     int64_t isn, first, last, gap_min, gap_max;
     uint64_t gap_squares;
     int64_t side_first[2], side_last[2];
@@ -46,20 +48,24 @@ typedef struct {                                    /* keys to slots, and the sl
     uint32_t mask;
 } table_t;
 
-typedef struct { uint64_t key_0, key_1, v6_words[4]; int64_t clock; int32_t slot; uint8_t is_v6, swapped; } open_t;
+typedef struct {                                    /* state.EVENT and the slot of the flow */
+    uint64_t key_0, key_1, v6_words[4];
+    int64_t clock, number;
+    int32_t slot;
+    uint8_t is_v6, swapped, answer;
+} event_t;
 
 typedef struct {
     table_t live, ended;
     flow_t *flows;
-    uint64_t *serial, next_serial, seed;            /* which opening a slot's flow is */
+    uint64_t seed;
     int64_t *ended_us, idle, active, clock, next_tick;
     int32_t max_flows;
     flow_t *out;                                    /* closed flows, to be taken by Python */
-    uint64_t *out_serial;
     uint8_t *out_reason;
     int32_t n_out, max_out;
-    open_t *opens;
-    int32_t n_opens, max_opens;
+    event_t *events;
+    int32_t n_events, max_events;
     int64_t metered, opened, steps, ignored[N_REASONS], closed[N_ENDS];
 } meter_t;
 
@@ -352,7 +358,6 @@ static int note(flow_t *f, const packet_t *p, int forward) {
 
 static void emit(meter_t *m, int32_t slot, int reason) {
     m->out[m->n_out] = m->flows[slot];
-    m->out_serial[m->n_out] = m->serial[slot];
     m->out_reason[m->n_out++] = reason;
     m->closed[reason]++;
 }
@@ -401,6 +406,13 @@ static void remember_end(meter_t *m, const keyed_t *key, uint64_t h, int64_t now
     m->ended_us[insert(&m->ended, key, h)] = now;
 }
 
+static void tell(meter_t *m, int32_t slot, int answer) {
+    const flow_t *f = &m->flows[slot];
+    m->events[m->n_events++] = (event_t){.key_0 = f->key_0, .key_1 = f->key_1,
+        .v6_words = {f->v6_words[0], f->v6_words[1], f->v6_words[2], f->v6_words[3]},
+        .clock = m->clock, .number = f->number, .slot = slot, .is_v6 = f->is_v6, .swapped = f->swapped, .answer = answer};
+}
+
 static int32_t open_flow(meter_t *m, const packet_t *p, uint64_t h, int64_t now) {
     if (m->live.n >= m->max_flows) close_flow(m, m->live.oldest, EVICT);
     int32_t slot = insert(&m->live, &p->key, h);
@@ -411,16 +423,14 @@ static int32_t open_flow(meter_t *m, const packet_t *p, uint64_t h, int64_t now)
     f->is_v6 = p->key.v6;
     f->swapped = p->swapped ^ reverse;
     f->tcp = p->has_tcp ? HAS_TCP : 0;
+    f->answered = 0;
     f->part = 0;
+    f->number = m->opened++;
     memset(f->opened, 0, sizeof f->opened);
     f->window[0] = f->window[1] = -1;
     f->isn = -1;
     begin(f, now);
-    m->serial[slot] = m->next_serial++;
-    m->opened++;
-    m->opens[m->n_opens++] = (open_t){.key_0 = f->key_0, .key_1 = f->key_1,
-        .v6_words = {f->v6_words[0], f->v6_words[1], f->v6_words[2], f->v6_words[3]},
-        .clock = m->clock, .slot = slot, .is_v6 = f->is_v6, .swapped = f->swapped};
+    tell(m, slot, 0);
     return slot;
 }
 
@@ -460,6 +470,10 @@ static void meter_packet(meter_t *m, const packet_t *p, int64_t now) {
     m->metered++;
     flow_t *f = &m->flows[slot];
     int forward = p->symmetric || p->swapped == f->swapped;
+    if (!forward && !f->answered && !(p->flags & RST)) {
+        f->answered = 1;
+        tell(m, slot, 1);
+    }
     count(f, p, now, !forward);
     if (f->tcp & HAS_TCP && note(f, p, forward)) {
         close_flow(m, slot, TCP_END);
@@ -470,31 +484,29 @@ static void meter_packet(meter_t *m, const packet_t *p, int64_t now) {
 /* ---- what Python calls ---- */
 
 int64_t kw_flow_bytes(void) { return sizeof(flow_t); }
-int64_t kw_open_bytes(void) { return sizeof(open_t); }
+int64_t kw_event_bytes(void) { return sizeof(event_t); }
 
 void kw_free(meter_t *m) {
     if (!m) return;
     free(m->live.nodes); free(m->live.index); free(m->live.unused);
     free(m->ended.nodes); free(m->ended.index); free(m->ended.unused);
-    free(m->flows); free(m->serial); free(m->ended_us);
-    free(m->out); free(m->out_serial); free(m->out_reason); free(m->opens);
+    free(m->flows); free(m->ended_us);
+    free(m->out); free(m->out_reason); free(m->events);
     free(m);
 }
 
-meter_t *kw_new(int64_t idle, int64_t active, int32_t max_flows, uint64_t seed, int32_t max_out, int32_t max_opens) {
+meter_t *kw_new(int64_t idle, int64_t active, int32_t max_flows, uint64_t seed, int32_t max_out, int32_t max_events) {
     meter_t *m = calloc(1, sizeof *m);
     if (!m) return NULL;
     m->idle = idle; m->active = active; m->max_flows = max_flows; m->seed = seed;
-    m->max_out = max_out; m->max_opens = max_opens;
+    m->max_out = max_out; m->max_events = max_events;
     int ok = table_new(&m->live, max_flows) && table_new(&m->ended, max_flows);
     m->flows = malloc(sizeof(flow_t) * max_flows);
-    m->serial = malloc(sizeof(uint64_t) * max_flows);
     m->ended_us = malloc(sizeof(int64_t) * max_flows);
     m->out = calloc(max_out + 4, sizeof(flow_t));   /* a packet closes at most three flows itself */
-    m->out_serial = calloc(max_out + 4, sizeof(uint64_t));
     m->out_reason = calloc(max_out + 4, 1);
-    m->opens = calloc(max_opens, sizeof(open_t));
-    if (ok && m->flows && m->serial && m->ended_us && m->out && m->out_serial && m->out_reason && m->opens) return m;
+    m->events = calloc(max_events + EVENTS_A_PACKET, sizeof(event_t));
+    if (ok && m->flows && m->ended_us && m->out && m->out_reason && m->events) return m;
     kw_free(m);
     return NULL;
 }
@@ -505,7 +517,7 @@ int64_t kw_feed(meter_t *m, const uint8_t *data, const int64_t *offsets, const i
     packet_t p;
     *why = DONE;
     for (; at < n; at++) {
-        if (m->n_out >= m->max_out || m->n_opens >= m->max_opens) { *why = FULL; return at; }
+        if (m->n_out >= m->max_out || m->n_events >= m->max_events) { *why = FULL; return at; }
         int64_t now = MIN(MAX(times[at], 0), LATEST);
         if ((*why = advance(m, now)) != DONE) return at;
         int reason = parse(&p, data + offsets[at], offsets[at + 1] - offsets[at], wire[at], link_type);
@@ -520,24 +532,24 @@ int32_t kw_expire(meter_t *m, int64_t now) { return now > m->clock ? advance(m, 
 
 int32_t kw_flush(meter_t *m) { return close_all(m) ? DONE : FULL; }
 
-/* Store the initiator counts of the listed openings in the flows that still live, and begin a new list. */
-void kw_set_opened(meter_t *m, const uint32_t *counts) {
-    uint64_t serial = m->next_serial - (uint64_t)m->n_opens;
-    for (int32_t i = 0; i < m->n_opens; i++, serial++) {
-        int32_t slot = m->opens[i].slot;
-        if (m->serial[slot] == serial) memcpy(m->flows[slot].opened, counts + 3 * i, 12);
+/* Store the features of the listed openings in the flows that still live, and begin a new list. */
+void kw_set_opened(meter_t *m, const double *opened) {
+    for (int32_t i = 0; i < m->n_events; i++) {
+        const event_t *e = &m->events[i];
+        if (e->answer) continue;
+        flow_t *f = &m->flows[e->slot];
+        if (f->number == e->number) memcpy(f->opened, opened, sizeof f->opened);
+        opened += N_OPENED;
     }
-    m->n_opens = 0;
+    m->n_events = 0;
 }
 
 /* Sizes and places of everything Python views; `n_out` is reset by taking. */
 flow_t *kw_out(meter_t *m) { return m->out; }
-uint64_t *kw_out_serial(meter_t *m) { return m->out_serial; }
 uint8_t *kw_out_reason(meter_t *m) { return m->out_reason; }
-open_t *kw_opens(meter_t *m) { return m->opens; }
+event_t *kw_events(meter_t *m) { return m->events; }
 int32_t kw_take(meter_t *m) { int32_t n = m->n_out; m->n_out = 0; return n; }
-int32_t kw_n_opens(meter_t *m) { return m->n_opens; }
-uint64_t kw_next_serial(meter_t *m) { return m->next_serial; }
+int32_t kw_n_events(meter_t *m) { return m->n_events; }
 int32_t kw_live(meter_t *m) { return m->live.n; }
 
 void kw_counters(meter_t *m, int64_t *to) {

@@ -3,60 +3,134 @@
 import numpy as np
 import pytest
 
+from device_agent.flows.columnar import openings as module
 from device_agent.flows.columnar.openings import Openings
-from device_agent.flows.columnar.state import KEY
-from device_agent.flows.windows import InitiatorWindows
+from device_agent.flows.columnar.state import EVENT
+from device_agent.flows.windows import WINDOW_US, InitiatorWindows
 
 
 def random_openings(rng, n, initiators, peers, ports, six=0.1):
-    """Return keys, directions and the same as addresses and ports."""
-    keys = np.zeros(n, dtype=KEY)
+    """Return openings, and the same as addresses and ports."""
+    events = np.zeros(n, dtype=EVENT)
     a, b = rng.integers(initiators, size=n), rng.integers(peers, size=n)
     port = rng.choice(ports, size=n)
-    swapped = rng.random(n) < 0.5
-    keys["is_v6"] = rng.random(n) < six
+    swapped = events["swapped"] = rng.random(n) < 0.5
+    events["is_v6"] = rng.random(n) < six
     first, second = np.where(swapped, b, a), np.where(swapped, a, b)
-    keys["key_0"] = np.where(keys["is_v6"], 0, first << 32 | second)
-    keys["v6_words"][:, 1], keys["v6_words"][:, 3] = first, second
-    keys["key_1"] = np.where(swapped, port << 48 | 5 << 32, 5 << 48 | port << 32)
+    events["key_0"] = np.where(events["is_v6"], 0, first << 32 | second)
+    events["v6_words"][:, 1], events["v6_words"][:, 3] = first, second
+    events["key_1"] = np.where(swapped, port << 48 | 5 << 32, 5 << 48 | port << 32)
     calls = []
     for i in range(n):
-        size = 16 if keys["is_v6"][i] else 4
-        calls.append((int(a[i]).to_bytes(size), int(b[i]).to_bytes(size), int(port[i])))
-    return keys, swapped, calls
+        long = events["is_v6"][i]
+        pair = [int(c[i]).to_bytes(16) if long else int(c[i]) for c in (a, b)]
+        calls.append((*pair, int(port[i])))
+    return events, calls
+
+
+class Both:
+    """The windows told one by one and together; numbers go on over batches."""
+
+    def __init__(self, *limits):
+        self.single, self.together = InitiatorWindows(*limits), Openings(*limits)
+        self.asked: list = []
+        self.number = -1
+
+    def check(self, events, calls, clock, rng, answers=0.0):
+        """Tell both, some openings turned into answers to earlier flows; compare, and return the features."""
+        want = []
+        events["clock"] = clock
+        for event, (initiator, responder, port), time in zip(events, calls, clock.tolist(), strict=True):
+            if self.asked and rng.random() < answers:
+                event["number"], asker = self.asked.pop(int(rng.integers(len(self.asked))))
+                event["answer"], event["swapped"] = True, False
+                event["is_v6"] = isinstance(asker, bytes)
+                low = int.from_bytes(asker) if isinstance(asker, bytes) else asker
+                event["key_0"], event["v6_words"] = 0 if event["is_v6"] else low << 32, (0, low, 0, 0)
+                self.single.answer(asker, int(event["number"]))
+            else:
+                event["number"] = self.number = self.number + 1
+                self.asked.append((self.number, initiator))
+                want.append(self.single.open(initiator, responder, port, time // WINDOW_US, self.number))
+        got = self.together.note(events)
+        np.testing.assert_array_equal(got, np.array(want).reshape(-1, 7))
+        assert list(self.together.windows.table) == list(self.single.table)
+        assert self.together.windows.evicted == self.single.evicted
+        assert self.together.windows.stored == self.single.stored
+        return got
 
 
 @pytest.mark.parametrize("limits", [(4_096, 131_072), (5, 131_072), (4_096, 60), (3, 40)])
+@pytest.mark.parametrize("answers", [0.0, 0.4])
 @pytest.mark.parametrize("seed", range(8))
-def test_groups_count_what_single_flows_do(seed, limits):
-    """Batches of many sizes, some windows apart, with and without room for all initiators."""
+def test_groups_count_what_single_flows_do(seed, answers, limits):
+    """Batches of many sizes, some windows or hours apart, with and without room for all initiators."""
     rng = np.random.default_rng(seed)
-    grouped, one_by_one = Openings(*limits), InitiatorWindows(*limits)
+    both = Both(*limits)
     clock = 10**15
+    ports = [0, 1, 23, 80, *range(2_000, 4_000)]
     for n in (1, 40, 300, 17, 2_000, 5):
-        keys, swapped, calls = random_openings(
-            rng, n, rng.choice([2, 12, 300]), 3_000, [0, 1, 23, 80, *range(2_000, 4_000)]
-        )
+        events, calls = random_openings(rng, n, rng.choice([2, 12, 300]), 3_000, ports)
         times = clock + np.cumsum(rng.choice([0, 100, 90_000], size=n))
         if rng.random() < 0.3:
             times[n // 2 :] += 25_000_000
+        if rng.random() < 0.3:
+            times[n // 3 :] += 3_600_000_000
         clock = int(times[-1])
-        want = [one_by_one.open(a, b, port, int(t)) for (a, b, port), t in zip(calls, times, strict=True)]
-        np.testing.assert_array_equal(grouped.note(keys, swapped, times), np.array(want))
-        assert grouped.evicted == one_by_one.evicted
-    grouped.clear()
-    one_by_one.clear()
-    keys, swapped, calls = random_openings(rng, 50, 3, 10, [1])
-    want = [one_by_one.open(a, b, port, clock) for a, b, port in calls]
-    np.testing.assert_array_equal(grouped.note(keys, swapped, np.full(50, clock)), np.array(want))
+        both.check(events, calls, times, rng, answers)
+    for windows in (both.single, both.together.windows):
+        windows.clear()
+    events, calls = random_openings(rng, 50, 3, 10, [1])
+    both.check(events, calls, np.full(50, clock), rng, answers)
 
 
 def test_counts_saturate():
-    """A scan of 5,000 addresses and ports in one batch."""
+    """A scan of 5,000 addresses and ports in one batch, and what is left of it in the next windows."""
     rng = np.random.default_rng(1)
-    keys, swapped, calls = random_openings(rng, 5_000, 1, 100_000, np.arange(1, 60_000), six=0.0)
-    windows = InitiatorWindows()
-    want = [windows.open(a, b, port, 10**15) for a, b, port in calls]
-    got = Openings().note(keys, swapped, np.full(5_000, 10**15))
-    np.testing.assert_array_equal(got, np.array(want))
-    assert got[-1].tolist() == [5_000, 1_000, 1_000]
+    both = Both()
+    for window in (0, 1, 3):
+        events, calls = random_openings(rng, 5_000, 1, 1 << 32, np.arange(1, 60_000), six=0.0)
+        got = both.check(events, calls, np.full(5_000, 10**15 + window * WINDOW_US), rng)
+        assert got[-1, 1:3].tolist() == [1_000, 1_000]
+        assert got[-1, 4] == 1_000
+
+
+def test_one_responder_and_one_port():
+    """Entropy is 0, exactly, however many flows there are."""
+    rng = np.random.default_rng(1)
+    events, calls = random_openings(rng, 3_000, 1, 1, [443], six=0.0)
+    got = Both().check(events, calls, np.full(3_000, 10**15), rng)
+    assert not got[:, 5:].any()
+    assert got[-1, :5].tolist() == [3_000, 1, 1, 2_999, 1]
+
+
+def test_flows_without_a_port_between_others():
+    """They have the port features of the flow before them."""
+    rng = np.random.default_rng(3)
+    both = Both()
+    for ports in ([0], [0, 0, 7, 9], [0]):
+        events, calls = random_openings(rng, 200, 1, 5, ports, six=0.0)
+        both.check(events, calls, np.full(200, 10**15), rng)
+
+
+def test_answers_alone():
+    """A batch without openings gives no features, and the counts go down all the same."""
+    rng = np.random.default_rng(4)
+    both = Both()
+    events, calls = random_openings(rng, 300, 2, 5, [1], six=0.2)
+    both.check(events, calls, np.full(300, 10**15), rng)
+    events, calls = random_openings(rng, 200, 2, 5, [1])
+    assert both.check(events, calls, np.full(200, 10**15), rng, answers=1.0).shape == (0, 7)
+    events, calls = random_openings(rng, 1, 1, 5, [1], six=0.0)
+    assert 1 < both.check(events, calls, np.full(1, 10**15), rng)[0, 3] < 100
+
+
+def test_flows_beyond_what_counts_for_entropy(monkeypatch):
+    monkeypatch.setattr(module, "MOST_COUNTED", 500)
+    monkeypatch.setattr("device_agent.flows.windows.MOST_COUNTED", 500)
+    rng = np.random.default_rng(5)
+    both = Both()
+    for _ in range(4):
+        events, calls = random_openings(rng, 300, 1, 900, [1, 2, 3], six=0.0)
+        got = both.check(events, calls, np.full(300, 10**15), rng)
+    assert got[-1, 1] > 500

@@ -95,7 +95,10 @@ class TestFeatures:
             "initiator_peers": 1,
             "initiator_ports": 1,
             **dict.fromkeys(NAMES[INDEX["handshake_done"] + 1 : INDEX["initiator_flows"]], 0),
-            **dict.fromkeys(NAMES[INDEX["initiator_ports"] + 1 :], 0),
+            "initiator_failed": 0,
+            "initiator_new_peers": 1,
+            "initiator_peer_entropy_bits": 0,
+            "initiator_port_entropy_bits": 0,
         }
         for prefix, values in (("all", fwd_len + bwd_len), ("fwd", fwd_len), ("bwd", bwd_len)):
             for name, of in (("min", min), ("max", max), ("mean", statistics.mean), ("std", statistics.stdev)):
