@@ -35,9 +35,11 @@ class Budgets(_Section):
     Attributes
     ----------
     trainer_memory_mb
-        Resident memory of the trainer process.
+        Memory of the trainer process beside the libraries it maps.
     trainer_seconds
-        CPU seconds of one training job.
+        Wall time of one training job, after which it hands back what it has.
+    trainer_threads
+        Threads of its mathematics; results are the same on every run for one thread only.
     buffer_rows
         Rows in the sample buffer.
     flow_table_rows
@@ -50,6 +52,7 @@ class Budgets(_Section):
 
     trainer_memory_mb: int = Field(default=128, ge=16, le=65_536)
     trainer_seconds: float = Field(default=60.0, gt=0.0, le=3_600.0)
+    trainer_threads: int = Field(default=1, ge=1, le=64)
     buffer_rows: int = Field(default=8_192, ge=64, le=4_194_304)
     flow_table_rows: int = Field(default=16_384, ge=64, le=16_777_216)
     capture_queue_packets: int = Field(default=16_384, ge=64, le=16_777_216)

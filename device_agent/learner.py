@@ -6,16 +6,20 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from contract.canonical import sha256_hex
+from contract.canonical import canonical_json, sha256_hex
 from contract.messages import ModelUpdate, RoundTask
 from contract.model import ModelSpec
 from device_agent.events import Job
 from device_agent.inference.engine import Engine, Floats
 from device_agent.labels.source import Source
+from device_agent.rounds import fingerprint
 from device_agent.samples.pool import Rows
+from device_agent.store.state import StateStore
+from device_agent.training.checkpoint import Checkpoint
 from device_agent.training.client import Trainer
-from device_agent.training.jobs import TrainingFailed, TrainingFinished, TrainJob
+from device_agent.training.jobs import CHECKPOINT_S, TrainingFailed, TrainingFinished, TrainJob
 from device_agent.training.optimizer import OptimizerSettings
+from device_agent.training.resuming import SavedJob, digest_of, same_rows, saved_from_bytes, saved_to_bytes
 from device_agent.training.trainer import TrainData, TrainSettings, class_weights
 
 _LOCAL = TrainSettings(epochs=100, recon_weight=1.0, max_steps=2_000, optimizer=OptimizerSettings(learning_rate=3e-3))
@@ -48,13 +52,28 @@ class Learner:
         Checked ``.tflite``, or ``None`` for NumPy.
     budget_s
         Longest wall time of one job.
+    store
+        Keeps how far a job got, so that it goes on after a restart; ``None`` keeps nothing.
+    checkpoint_s
+        Least time between two of its writes.
     """
 
-    def __init__(self, trainer: Trainer, spec: ModelSpec, artifact: bytes | None, *, budget_s: float) -> None:
+    def __init__(
+        self,
+        trainer: Trainer,
+        spec: ModelSpec,
+        artifact: bytes | None,
+        *,
+        budget_s: float,
+        store: StateStore | None = None,
+        checkpoint_s: float = CHECKPOINT_S,
+    ) -> None:
         self._trainer = trainer
         self._spec = spec
         self._artifact = artifact
         self._budget_s = budget_s
+        self._store = store
+        self._checkpoint_s = checkpoint_s
         self._waiting: TrainJob | None = None
         self._current: tuple[Job, Rows, Floats] | None = None
         self._idle_since_s: float | None = None
@@ -64,8 +83,25 @@ class Learner:
         """Process id of the training process."""
         return self._trainer.pid
 
-    def start(self, job: Job, rows: Rows, base: Floats, *, seconds_left: float) -> None:
-        """Start a job on copies of rows and weights."""
+    def unfinished(self, job: Job, held: Rows) -> tuple[Rows, Checkpoint] | None:
+        """Return rows and state of a job that a process before this one began; ``None`` if it must start over.
+
+        Parameters
+        ----------
+        job
+            What is to be trained.
+        held
+            Rows of the buffer: those of the job must still be among them.
+        """
+        data = self._store.unfinished(self._name(job)) if self._store is not None else None
+        saved = saved_from_bytes(data) if data is not None else None
+        rows = same_rows(saved, held) if saved is not None else None
+        return (rows, saved.checkpoint) if saved is not None and rows is not None else None
+
+    def start(
+        self, job: Job, rows: Rows, base: Floats, *, seconds_left: float, resume: Checkpoint | None = None
+    ) -> None:
+        """Start a job on copies of rows and weights, or go on with it from a checkpoint."""
         self._current = (job, rows, base)
         work = TrainJob(
             job_id=job.key,
@@ -75,6 +111,8 @@ class Learner:
             data=_data(job, rows),
             settings=_settings(job.task),
             time_budget_s=max(min(seconds_left, self._budget_s), 0.1),
+            resume=resume,
+            checkpoint_s=self._checkpoint_s,
         )
         if self._trainer.busy:
             self._waiting = work
@@ -85,6 +123,7 @@ class Learner:
         """Give up a job; its answer, if one comes, is swallowed."""
         if self._current is None or self._current[0].key != job_key:
             return
+        self._forget(self._current[0])
         self._current = None
         if self._waiting is not None:
             self._waiting = None
@@ -95,6 +134,7 @@ class Learner:
         """Return the answer of the current job if it is there."""
         event = self._trainer.poll()
         if event is None:
+            self._keep()
             return None
         if self._waiting is not None:
             work, self._waiting = self._waiting, None
@@ -102,6 +142,7 @@ class Learner:
         if self._current is None or self._current[0].key != event.job_id:
             return None
         (job, rows, base), self._current = self._current, None
+        self._forget(job)
         if isinstance(event, TrainingFailed):
             return event
         if event.result.diverged or event.result.steps == 0:
@@ -118,8 +159,30 @@ class Learner:
             self._trainer.close()
 
     def close(self) -> None:
-        """Kill and reap the training process."""
+        """Kill and reap the training process; how far its job got is kept."""
+        self._keep()
         self._trainer.close()
+
+    def _keep(self) -> None:
+        """Put a new checkpoint of the current job on the disk."""
+        if self._current is None or self._store is None or self._waiting is not None:
+            return
+        checkpoint = self._trainer.take_checkpoint()
+        if checkpoint is not None:
+            job, rows, _ = self._current
+            saved = SavedJob(rows.flow_id, digest_of(rows), checkpoint)
+            self._store.keep_unfinished(self._name(job), saved_to_bytes(saved))
+
+    def _forget(self, job: Job) -> None:
+        if self._store is not None:
+            self._store.drop_unfinished(self._name(job))
+
+    def _name(self, job: Job) -> str:
+        """Return what tells this job from any other: task and target, settings, engine, base."""
+        task = "own" if job.task is None else fingerprint(job.task)
+        engine = "numpy" if self._artifact is None else sha256_hex(self._artifact)[:12]
+        facts = [task, job.update_id, job.base, engine, self._spec.spec_id, repr(_settings(job.task))]
+        return sha256_hex(canonical_json(facts))
 
 
 def make_update(outcome: Outcome, validation: Rows, engine: Engine) -> ModelUpdate:

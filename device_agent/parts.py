@@ -219,10 +219,11 @@ def _assemble(
         pipeline=pipeline,
         engine=engine,
         learner=Learner(
-            Trainer(memory_limit_bytes=(board.budget.trainer_memory_mb + _MAPPED_MB) * 1_048_576),
+            make_trainer(board.budget),
             spec,
             training.artifact,
             budget_s=board.budget.trainer_seconds,
+            store=memory.state,
         ),
         machine=machine,
         reader=Reader(spec, keyring),
@@ -232,6 +233,12 @@ def _assemble(
         supervisor=Supervisor(),
         restored=restored,
     )
+
+
+def make_trainer(budget: Budgets) -> Trainer:
+    """Return the handle to a training process within a board's budget of memory and threads."""
+    limit_bytes = (budget.trainer_memory_mb + _MAPPED_MB) * 1_048_576
+    return Trainer(memory_limit_bytes=limit_bytes, threads=budget.trainer_threads)
 
 
 def _buffer(config: AgentConfig, budget: Budgets, memory: Memory) -> SampleBuffer:

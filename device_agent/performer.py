@@ -47,6 +47,7 @@ from device_agent.samples.guard import without_bursts
 from device_agent.samples.pool import Rows
 from device_agent.samples.split import Split
 from device_agent.signature import attack_prototypes, traffic_moments
+from device_agent.training.resuming import in_order
 
 log = logging.getLogger("kinwatch.agent")
 
@@ -183,6 +184,12 @@ class Performer:
     def _start_training(self, effect: StartTraining) -> None:
         job, parts = effect.job, self._parts
         rows = parts.buffer.rows(Split.TRAIN)
+        base = parts.memory.models[job.base].weights
+        unfinished = parts.learner.unfinished(job, rows)
+        if unfinished is not None:
+            log.info("event=training-resumed job=%s epochs=%d", job.update_id or "own-model", unfinished[1].epochs)
+            parts.learner.start(job, unfinished[0], base, seconds_left=effect.seconds_left, resume=unfinished[1])
+            return
         if job.task is None:
             rows = rows.select(rows.y == BENIGN_INDEX)
         rows, bursts = without_bursts(rows, parts.buffer.settings.split)
@@ -191,8 +198,7 @@ class Performer:
         if not len(rows):
             self.events.append(TrainingFailed(job.key, "training-no-rows"))
             return
-        base = parts.memory.models[job.base].weights
-        parts.learner.start(job, rows, base, seconds_left=effect.seconds_left)
+        parts.learner.start(job, in_order(rows), base, seconds_left=effect.seconds_left)
 
     def _send_update(self, job_key: str) -> None:
         outcome = self.outcomes.pop(job_key)

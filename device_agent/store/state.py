@@ -15,7 +15,9 @@ from device_agent.store.database import Database
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS models (digest TEXT PRIMARY KEY, manifest TEXT NOT NULL, weights BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS unfinished (id INTEGER PRIMARY KEY, job TEXT NOT NULL UNIQUE, body BLOB NOT NULL);
 """
+_MAX_UNFINISHED = 4
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -75,6 +77,30 @@ class StateStore:
     def drop_model(self, digest: str) -> bool:
         """Forget a model; ``False`` if the disk refuses."""
         return self.database.write("DELETE FROM models WHERE digest = ?", [(digest,)])
+
+    def keep_unfinished(self, job: str, body: bytes) -> bool:
+        """Keep how far a training got, in place of what was kept of it before; ``False`` if the disk refuses.
+
+        Of other trainings the newest few stay: those of a task whose turn is over are never asked for again.
+        """
+        return self.database.transact(
+            lambda c: (
+                c.execute("INSERT OR REPLACE INTO unfinished (job, body) VALUES (?, ?)", (job, body)),
+                c.execute(
+                    "DELETE FROM unfinished WHERE id NOT IN (SELECT id FROM unfinished ORDER BY id DESC LIMIT ?)",
+                    (_MAX_UNFINISHED,),
+                ),
+            )
+        )
+
+    def unfinished(self, job: str) -> bytes | None:
+        """Return how far a training got, ``None`` if nothing is kept of it."""
+        rows = self.database.read("SELECT body FROM unfinished WHERE job = ?", (job,))
+        return rows[0][0] if rows and isinstance(rows[0][0], bytes) else None
+
+    def drop_unfinished(self, job: str) -> bool:
+        """Forget how far a training got; ``False`` if the disk refuses."""
+        return self.database.write("DELETE FROM unfinished WHERE job = ?", [(job,)])
 
     def get(self, name: str) -> object:
         """Return a fact, ``None`` if it was never put or cannot be read."""

@@ -9,17 +9,22 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import IO
 
 import device_agent
+from device_agent.training.checkpoint import Checkpoint, checkpoint_from_message
 from device_agent.training.frames import FrameError, read_frame, write_frame
 from device_agent.training.jobs import TrainingEvent, TrainingFailed, TrainJob, event_from_message, job_to_message
 
 GRACE_S = 10.0
 """Wall time on top of a job's budget for starting the process and moving the rows, before it is killed."""
 
-_ONE_THREAD = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
+MAX_RESTARTS = 2
+"""A job whose process dies is taken up again this often, each time only if it got a checkpoint further."""
+
+_THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 class Trainer:
@@ -34,6 +39,8 @@ class Trainer:
         Called from another thread when an event waits; for waking the agent's loop.
     memory_limit_bytes
         Address space of the process, ``None`` = no limit. LiteRT maps about 300 MB, most of it never touched.
+    threads
+        Of its mathematics.
     clock
         Monotonic seconds.
     python
@@ -45,11 +52,13 @@ class Trainer:
         *,
         notify: Callable[[], None] = lambda: None,
         memory_limit_bytes: int | None = None,
+        threads: int = 1,
         clock: Callable[[], float] = time.monotonic,
         python: str = sys.executable,
     ) -> None:
         self._notify = notify
         self._arguments = [] if memory_limit_bytes is None else [str(memory_limit_bytes)]
+        self._threads = threads
         self._clock = clock
         self._python = python
         self._events: queue.Queue[TrainingEvent] = queue.Queue()
@@ -59,6 +68,7 @@ class Trainer:
         self._thread: threading.Thread | None = None
         self._killed_for = ""
         self._deadline: float | None = None
+        self._checkpoint: Checkpoint | None = None
         # A killed process may look alive for a moment: it must not get the next job.
         self._condemned = False
 
@@ -84,6 +94,7 @@ class Trainer:
         if self.busy:
             raise RuntimeError("the trainer is busy; poll the last job's event first")
         self._killed_for = ""
+        self._checkpoint = None
         self._deadline = self._clock() + job.time_budget_s + GRACE_S
         self._thread = threading.Thread(target=self._run, args=(job,), name="trainer", daemon=True)
         self._thread.start()
@@ -101,6 +112,11 @@ class Trainer:
         self._deadline = None
         return event
 
+    def take_checkpoint(self) -> Checkpoint | None:
+        """Return the newest checkpoint of the job in hand that was not taken yet."""
+        checkpoint, self._checkpoint = self._checkpoint, None
+        return checkpoint
+
     def cancel(self) -> None:
         """Kill the job in hand, if any; its event is ``TrainingFailed`` with reason ``cancelled``, or came before."""
         if self.busy:
@@ -115,32 +131,45 @@ class Trainer:
             self._dispose()
 
     def _run(self, job: TrainJob) -> None:
-        event = self._converse(job)
+        ends_s = self._clock() + job.time_budget_s
+        event, reached = self._converse(job)
+        for _ in range(MAX_RESTARTS):
+            left_s = ends_s - self._clock()
+            died = isinstance(event, TrainingFailed) and event.reason == "worker-died"
+            if not died or reached is None or left_s <= 0.0:
+                break
+            event, reached = self._converse(replace(job, resume=reached, time_budget_s=left_s))
         self._events.put(event)
         self._notify()
 
-    def _converse(self, job: TrainJob) -> TrainingEvent:
-        """Send a job and wait for its answer; any fault of the process becomes ``TrainingFailed``."""
+    def _converse(self, job: TrainJob) -> tuple[TrainingEvent, Checkpoint | None]:
+        """Send a job and wait for its answer; any fault of the process becomes ``TrainingFailed``.
+
+        The newest checkpoint of this process is returned as well: there is none if it got no further than it began.
+        """
+        reached: Checkpoint | None = None
         try:
             with self._lock:
                 if self._killed_for:
-                    return TrainingFailed(job.job_id, self._killed_for, "before the process took the job")
+                    return TrainingFailed(job.job_id, self._killed_for, "before the process took the job"), None
                 stdin, stdout = self._ready_process()
             write_frame(stdin, job_to_message(job))
-            message = read_frame(stdout)
-            if message is not None:
-                return event_from_message(message)
+            while (message := read_frame(stdout)) is not None:
+                if "checkpoint" not in message:
+                    return event_from_message(message), reached
+                reached = self._checkpoint = checkpoint_from_message(message["checkpoint"])
+                self._notify()
             detail = self._last_words()
         except (OSError, FrameError, ValueError, TypeError, KeyError) as error:
             detail = f"{error}; {self._last_words()}"
         self._discard()
-        return TrainingFailed(job.job_id, self._killed_for or "worker-died", detail[:400])
+        return TrainingFailed(job.job_id, self._killed_for or "worker-died", detail[:400]), reached
 
     def _ready_process(self) -> tuple[IO[bytes], IO[bytes]]:
         """Return the pipes of a living process, starting one if needed; the lock is held."""
         if self._process is None or self._condemned or self._process.poll() is not None:
             self._dispose()
-            environment = {**os.environ, **dict.fromkeys(_ONE_THREAD, "1")}
+            environment = {**os.environ, **dict.fromkeys(_THREADS, str(self._threads))}
             packages = str(Path(device_agent.__file__).parent.parent)
             environment["PYTHONPATH"] = os.pathsep.join(filter(None, (packages, environment.get("PYTHONPATH"))))
             self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed when the process is reaped

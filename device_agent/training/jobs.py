@@ -7,8 +7,12 @@ import numpy as np
 
 from contract.layout import Layout
 from device_agent.inference.engine import Floats
+from device_agent.training.checkpoint import Checkpoint, checkpoint_from_message, checkpoint_to_message
 from device_agent.training.optimizer import OptimizerSettings
 from device_agent.training.trainer import TrainData, TrainResult, TrainSettings
+
+CHECKPOINT_S = 5.0
+"""A power cut costs this much training; on a memory card each checkpoint is some 200 kB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +35,10 @@ class TrainJob:
         How to train.
     time_budget_s
         Wall time after which the loop stops and hands back what it has.
+    resume
+        Where an interrupted training of the same job stood, ``None`` from the start.
+    checkpoint_s
+        A checkpoint is handed out after an epoch, at most once in this many seconds.
     """
 
     job_id: str
@@ -40,6 +48,8 @@ class TrainJob:
     data: TrainData
     settings: TrainSettings
     time_budget_s: float
+    resume: Checkpoint | None = None
+    checkpoint_s: float = CHECKPOINT_S
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +110,8 @@ def job_to_message(job: TrainJob) -> dict[str, Any]:
         "y": job.data.y.astype("<i4", copy=False).tobytes(),
         "settings": asdict(job.settings),
         "time_budget_s": job.time_budget_s,
+        "resume": None if job.resume is None else checkpoint_to_message(job.resume),
+        "checkpoint_s": job.checkpoint_s,
     }
 
 
@@ -123,6 +135,8 @@ def job_from_message(message: dict[str, Any]) -> TrainJob:
         data=TrainData(np.frombuffer(message["x"], dtype="<f4").reshape(len(y), layout.inputs), y),
         settings=TrainSettings(**settings),
         time_budget_s=float(message["time_budget_s"]),
+        resume=None if message["resume"] is None else checkpoint_from_message(message["resume"]),
+        checkpoint_s=float(message["checkpoint_s"]),
     )
 
 

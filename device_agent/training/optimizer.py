@@ -97,6 +97,27 @@ class Optimizer:
         """The current weights; changed in place by :meth:`step`."""
         return self._theta
 
+    def moments(self) -> tuple[Floats, Floats]:
+        """Return copies of the first and second moment; SGD has no second one."""
+        return self._m.copy(), self._v.copy() if self._v is not self._m else np.zeros(0, dtype=np.float32)
+
+    def restore(self, theta: Floats, moments: tuple[Floats, Floats], steps: int, skipped: int) -> None:
+        """Go on where an optimiser with the same start and settings stood.
+
+        Raises
+        ------
+        ValueError
+            If a vector does not fit, or is not finite.
+        """
+        places = (self._theta, self._m, *(() if self._v is self._m else (self._v,)))
+        values = (theta, *moments)[: len(places)]
+        pairs = list(zip(places, values, strict=True))
+        if any(place.shape != value.shape or not np.isfinite(value).all() for place, value in pairs):
+            raise ValueError("the saved state of the optimiser does not fit")
+        for place, value in pairs:
+            place[:] = value
+        self.steps, self.skipped = steps, skipped
+
     def step(self, grad: Floats) -> bool:
         """Apply one gradient.
 

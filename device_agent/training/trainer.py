@@ -2,12 +2,14 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 
 from contract.taxonomy import BENIGN_INDEX, UNLABELLED
 from device_agent.inference.engine import Engine, Floats, Labels
+from device_agent.training.checkpoint import Checkpoint
 from device_agent.training.optimizer import Optimizer, OptimizerSettings
 
 
@@ -162,6 +164,8 @@ def train(
     settings: TrainSettings,
     *,
     should_stop: Callable[[], bool] = lambda: False,
+    resume: Checkpoint | None = None,
+    on_epoch: Callable[[Callable[[], Checkpoint]], None] = lambda _: None,
 ) -> TrainResult:
     """Train from ``theta0``.
 
@@ -177,6 +181,11 @@ def train(
         How to train.
     should_stop
         Asked before every batch.
+    resume
+        State after some epochs of a training with the same engine, weights, rows and settings; the result is that of
+        the training that was never interrupted.
+    on_epoch
+        Told after every whole epoch; what it is given makes the checkpoint, which costs copies of three vectors.
 
     Returns
     -------
@@ -186,7 +195,7 @@ def train(
     Raises
     ------
     ValueError
-        If rows or weights are not fit to train with.
+        If rows, weights or the saved state are not fit to train with.
     """
     check_rows(data, engine.layout.classes)
     if not np.isfinite(theta0).all():
@@ -196,7 +205,13 @@ def train(
     optimizer = Optimizer(theta0, settings.optimizer)
     losses: list[float] = []
     stopped = False
-    for _ in range(settings.epochs):
+    done = 0
+    if resume is not None:
+        optimizer.restore(resume.theta, (resume.m, resume.v), resume.steps, resume.skipped)
+        losses, done = list(resume.losses), resume.epochs
+        for _ in range(done):
+            rng.permutation(len(data.x))
+    for epoch in range(done, settings.epochs):
         total, batches = 0.0, 0
         for rows in _batches(rng, len(data.x), engine.layout.train_batch):
             if should_stop() or (settings.max_steps and optimizer.steps >= settings.max_steps):
@@ -218,6 +233,7 @@ def train(
             losses.append(total / batches)
         if stopped:
             break
+        on_epoch(partial(_checkpoint, epoch + 1, optimizer, tuple(losses)))
     # Stopped before the first batch is no divergence: nothing was tried.
     tried = optimizer.steps + optimizer.skipped > 0
     diverged = not np.isfinite(optimizer.theta).all() or (tried and optimizer.steps == 0)
@@ -229,6 +245,11 @@ def train(
         diverged=bool(diverged),
         stopped=stopped,
     )
+
+
+def _checkpoint(epochs: int, optimizer: Optimizer, losses: tuple[float, ...]) -> Checkpoint:
+    m, v = optimizer.moments()
+    return Checkpoint(epochs, optimizer.theta.copy(), m, v, optimizer.steps, optimizer.skipped, losses)
 
 
 def _batches(rng: np.random.Generator, n: int, size: int) -> list[npt.NDArray[np.int64]]:

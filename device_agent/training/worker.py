@@ -1,8 +1,9 @@
 """The training process: ``python -m device_agent.training.worker [memory limit in bytes]``.
 
-Jobs come in on standard input, answers go out on standard output, one frame each. The process is of low priority,
-uses one thread for its mathematics and ends, in the middle of a job too, as soon as standard input closes: a parent
-that was killed leaves no orphan. It does no disk work, so it needs no I/O priority.
+Jobs come in on standard input, checkpoints and one answer each go out on standard output, in frames. The process is of
+low priority, uses as many threads as its environment says (one, unless the board's budget allows more) and ends, in the
+middle of a job too, as soon as standard input closes: a parent that was killed leaves no orphan. It does no disk work,
+so it needs no I/O priority.
 """
 
 import os
@@ -12,10 +13,12 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from typing import IO, Any
 
 from device_agent.inference.engine import Engine
 from device_agent.inference.opening import open_engine
+from device_agent.training.checkpoint import Checkpoint, checkpoint_to_message
 from device_agent.training.frames import FrameError, read_frame, write_frame
 from device_agent.training.jobs import (
     TrainingEvent,
@@ -43,7 +46,7 @@ def main(arguments: list[str]) -> int:
     engines: dict[object, Engine] = {}
     while True:
         message = inbox.get()
-        write_frame(answers, event_to_message(_serve(message, engines)))
+        write_frame(answers, event_to_message(_serve(message, engines, answers)))
         del message
 
 
@@ -60,7 +63,7 @@ def _listen(stream: IO[bytes], inbox: "queue.Queue[dict[str, Any]]") -> None:
         del message
 
 
-def _serve(message: dict[str, Any], engines: dict[object, Engine]) -> TrainingEvent:
+def _serve(message: dict[str, Any], engines: dict[object, Engine], answers: IO[bytes]) -> TrainingEvent:
     job_id = str(message.get("job_id", ""))
     try:
         job = job_from_message(message)
@@ -72,7 +75,13 @@ def _serve(message: dict[str, Any], engines: dict[object, Engine]) -> TrainingEv
             engines[key] = open_engine(job.layout, job.artifact).engine
         started = time.process_time()
         result = train(
-            engines[key], job.theta, job.data, job.settings, should_stop=lambda: time.monotonic() >= deadline
+            engines[key],
+            job.theta,
+            job.data,
+            job.settings,
+            should_stop=lambda: time.monotonic() >= deadline,
+            resume=job.resume,
+            on_epoch=_Reporter(answers, job.checkpoint_s),
         )
         return TrainingFinished(job_id, result, time.process_time() - started, engines[key].name, _peak_rss_bytes())
     except MemoryError:
@@ -83,6 +92,21 @@ def _serve(message: dict[str, Any], engines: dict[object, Engine]) -> TrainingEv
         return TrainingFailed(job_id, "bad-job", f"{type(error).__name__}: {error}"[:400])
     except Exception as error:  # noqa: BLE001 - the border of the process: a fault is an answer, the next job may work
         return TrainingFailed(job_id, "internal", f"{type(error).__name__}: {error}"[:400])
+
+
+class _Reporter:
+    """Hands out checkpoints, not too often."""
+
+    def __init__(self, answers: IO[bytes], every_s: float) -> None:
+        self._answers = answers
+        self._every_s = every_s
+        self._last_s = time.monotonic()
+
+    def __call__(self, make: Callable[[], Checkpoint]) -> None:
+        now_s = time.monotonic()
+        if now_s - self._last_s >= self._every_s:
+            self._last_s = now_s
+            write_frame(self._answers, {"checkpoint": checkpoint_to_message(make())})
 
 
 def _lower_priority() -> None:

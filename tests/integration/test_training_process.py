@@ -14,9 +14,11 @@ import pytest
 
 from contract.initial import initial_theta
 from contract.model import DEFAULT_SPEC
+from device_agent.boards import Budgets
 from device_agent.inference.numpy_engine import NumpyEngine
 from device_agent.inference.select import load_artifact
-from device_agent.training.client import GRACE_S, Trainer
+from device_agent.parts import make_trainer
+from device_agent.training.client import GRACE_S, MAX_RESTARTS, Trainer
 from device_agent.training.jobs import TrainingFailed, TrainingFinished, TrainJob
 from device_agent.training.trainer import TrainData, TrainSettings, train
 
@@ -56,6 +58,17 @@ class Harness:
         assert self.trainer.poll() is None
         assert not self.trainer.busy
         return event
+
+    def last(self, timeout_s=30.0):
+        """Return the event that ends the job; checkpoints ring the bell too."""
+        deadline = time.monotonic() + timeout_s
+        while time.monotonic() < deadline:
+            self.bell.wait(timeout_s)
+            self.bell.clear()
+            event = self.trainer.poll()
+            if event is not None:
+                return event
+        raise AssertionError("no event came")
 
     def running(self):
         """Wait until the process is busy with mathematics: it has used CPU time beyond its start."""
@@ -151,6 +164,70 @@ def test_a_killed_process_is_a_failed_job_and_the_next_one_works(harness):
     assert "-9" in event.detail
     h.trainer.start(job())
     assert isinstance(h.result(), TrainingFinished)
+
+
+LONG = TrainSettings(epochs=40)
+
+
+def test_a_process_killed_after_a_checkpoint_is_replaced_and_the_result_is_the_same(harness):
+    """Twice: the second one is killed as well, after it got further than the first."""
+    h = harness()
+    expected = train(NumpyEngine(LAYOUT), initial_theta(LAYOUT, 1), data(2_000), LONG)
+    h.trainer.start(job(2_000, settings=LONG, checkpoint_s=0.0))
+    reached = 0
+    for _ in range(MAX_RESTARTS):
+        seen = reached
+        while seen <= reached:
+            assert h.bell.wait(20.0)
+            h.bell.clear()
+            checkpoint = h.trainer.take_checkpoint()
+            seen = checkpoint.epochs if checkpoint is not None else seen
+        reached = seen
+        assert reached < LONG.epochs, "too quick to be killed in the middle; take more rows"
+        os.kill(h.trainer.pid, signal.SIGKILL)
+    event = h.last()
+    assert isinstance(event, TrainingFinished), event
+    np.testing.assert_array_equal(event.result.theta, expected.theta)
+    assert replace(event.result, theta=None) == replace(expected, theta=None)
+
+
+def test_a_process_that_dies_without_getting_further_is_not_started_for_ever(harness):
+    """A worker that ends as soon as it has the job, such as one that the kernel kills for its memory."""
+    h = harness()
+    h.trainer.start(job(2_000, settings=LONG, checkpoint_s=0.0))
+    while h.trainer.take_checkpoint() is None:
+        assert h.bell.wait(20.0)
+        h.bell.clear()
+    h.trainer._python = "/bin/false"
+    os.kill(h.trainer.pid, signal.SIGKILL)
+    event = h.last()
+    assert (event.reason, h.trainer.pid) == ("worker-died", None)
+
+
+def test_a_cancelled_job_is_not_taken_up_again(harness):
+    h = harness()
+    h.trainer.start(job(5_000, settings=ENDLESS, checkpoint_s=0.0))
+    while h.trainer.take_checkpoint() is None:
+        assert h.bell.wait(20.0)
+        h.bell.clear()
+    h.trainer.cancel()
+    assert h.last().reason == "cancelled"
+
+
+def test_the_boards_budget_sets_memory_and_threads_of_the_process():
+    """Read from the process itself: its limit of address space and the threads that its mathematics may use."""
+    trainer = make_trainer(Budgets(trainer_memory_mb=100, trainer_threads=2))
+    try:
+        trainer.start(job())
+        while trainer.poll() is None:
+            time.sleep(0.01)
+        limits = Path(f"/proc/{trainer.pid}/limits").read_text()
+        environment = Path(f"/proc/{trainer.pid}/environ").read_bytes().split(b"\0")
+        (line,) = [line for line in limits.splitlines() if line.startswith("Max address space")]
+        assert int(line.split()[3]) == (100 + 512) * 1_048_576
+        assert {b"OPENBLAS_NUM_THREADS=2", b"OMP_NUM_THREADS=2"} <= set(environment)
+    finally:
+        trainer.close()
 
 
 def test_a_cancelled_job_fails_and_the_next_one_works(harness):

@@ -9,6 +9,7 @@ from contract.initial import initial_theta
 from contract.layout import Layout
 from device_agent.inference.engine import Gradient
 from device_agent.inference.numpy_engine import NumpyEngine
+from device_agent.training.checkpoint import checkpoint_from_message, checkpoint_to_message
 from device_agent.training.optimizer import OptimizerSettings
 from device_agent.training.trainer import TrainData, TrainSettings, class_weights, row_weights, train
 
@@ -98,6 +99,33 @@ def test_it_stops_when_told_and_keeps_what_it_has():
     result = run(data, should_stop=lambda: next(answers))
     assert (result.steps, result.stopped, result.diverged) == (5, True, False)
     assert (result.theta != initial_theta(LAYOUT, 1)).any()
+
+
+@pytest.mark.parametrize("kind", ["adam", "sgd"])
+@pytest.mark.parametrize("max_steps", [0, 130])
+def test_a_training_taken_up_at_any_epoch_ends_where_the_uninterrupted_one_does(kind, max_steps):
+    """To the last bit, figures included; the checkpoint goes through its form on disk."""
+    data, _ = separable()
+    optimizer = OptimizerSettings(kind=kind, learning_rate=1e-2, proximal_mu=0.1, clip_norm=0.5)
+    settings = replace(SETTINGS, epochs=8, max_steps=max_steps, optimizer=optimizer)
+    kept = []
+    whole = run(data, settings, on_epoch=lambda make: kept.append(checkpoint_to_message(make())))
+    assert len(kept) == (8 if not max_steps else 6)
+    for message in kept:
+        resumed = run(data, settings, resume=checkpoint_from_message(message))
+        np.testing.assert_array_equal(resumed.theta, whole.theta)
+        assert replace(resumed, theta=None) == replace(whole, theta=None)
+
+
+@pytest.mark.parametrize("part", ["theta", "m", "v"])
+def test_a_saved_state_that_does_not_fit_is_refused(part):
+    data, _ = separable()
+    kept = []
+    run(data, replace(SETTINGS, epochs=1), on_epoch=lambda make: kept.append(make()))
+    good = getattr(kept[0], part)
+    for bad in (good[:-1], np.full_like(good, np.nan)):
+        with pytest.raises(ValueError, match="saved state"):
+            run(data, resume=replace(kept[0], **{part: bad}))
 
 
 def test_it_stops_at_the_step_bound():
