@@ -1,0 +1,1 @@
+"""Our flow records beside those of other programs on the same captures, with every difference explained."""
