@@ -46,6 +46,8 @@ class Budgets(_Section):
         Open flows in the meter.
     capture_queue_packets
         Packets that may wait between capture and meter.
+    dissect_pps
+        Application payloads that may be read in a second of packet time; 0 = none.
     engine
         Which engine this board shall use when the configuration says ``auto``.
     """
@@ -56,6 +58,7 @@ class Budgets(_Section):
     buffer_rows: int = Field(default=8_192, ge=64, le=4_194_304)
     flow_table_rows: int = Field(default=16_384, ge=64, le=16_777_216)
     capture_queue_packets: int = Field(default=16_384, ge=64, le=16_777_216)
+    dissect_pps: int = Field(default=100, ge=0, le=100_000)
     engine: Literal["auto", "litert", "numpy"] = "auto"
 
 

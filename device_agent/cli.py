@@ -81,6 +81,17 @@ def _add_flows(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     flows.add_argument("--bpf", default="", help="filter for interfaces")
     flows.add_argument("--idle", type=float, default=15.0, metavar="S", help="idle timeout, seconds (default: 15)")
     flows.add_argument("--active", type=float, default=60.0, metavar="S", help="active timeout, seconds (default: 60)")
+    flows.add_argument(
+        "--early-pkts", type=int, default=0, metavar="N", help="also a record at the Nth packet of a flow"
+    )
+    flows.add_argument("--early-s", type=float, default=0.0, metavar="S", help="also a record S seconds into a flow")
+    flows.add_argument(
+        "--dissect-pps",
+        type=int,
+        default=1_000,
+        metavar="N",
+        help="application payloads to read in a second of packet time, 0 for none (default: 1000)",
+    )
     flows.set_defaults(command=_flows)
 
 

@@ -91,17 +91,39 @@ class BrokerConfig(_Section):
 
 
 class CaptureConfig(_Section):
-    """What is watched: a capture file, a FIFO, ``-`` or ``iface:<name>``, and a BPF filter for interfaces."""
+    """What is watched.
+
+    Attributes
+    ----------
+    source
+        A capture file, a FIFO, ``-`` or ``iface:<name>``.
+    bpf
+        Filter for interfaces.
+    dissect_pps
+        Application payloads that are read in a second of packet time, 0 = none; without it what the board can afford.
+    """
 
     source: Annotated[str, AfterValidator(_source_beside_the_file)] = Field(min_length=1, max_length=4_096)
     bpf: str = Field(default="", max_length=4_096)
+    dissect_pps: int | None = Field(default=None, ge=0, le=100_000)
 
 
 class FlowsConfig(_Section):
-    """Timeouts of the flow meter on the packets' clock, in seconds."""
+    """Timeouts of the flow meter on the packets' clock, and when a flow is judged before it ends.
+
+    Attributes
+    ----------
+    idle_s, active_s
+        Seconds.
+    early_pkts, early_s
+        A flow is judged early with its packet of this number, or with one so many seconds after its first, whichever
+        comes first; 0 = not for this reason.
+    """
 
     idle_s: float = Field(default=15.0, gt=0.0, le=3_600.0)
     active_s: float = Field(default=60.0, gt=0.0, le=86_400.0)
+    early_pkts: int = Field(default=32, ge=0, le=1_000_000)
+    early_s: float = Field(default=5.0, ge=0.0, le=86_400.0)
 
 
 class StoreConfig(_Section):

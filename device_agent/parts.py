@@ -16,7 +16,7 @@ from device_agent.detection.profile import BenignProfile
 from device_agent.detection.suppression import Suppressor
 from device_agent.errors import AgentError, ConfigError, ModelError
 from device_agent.flows.meter import MeterSettings
-from device_agent.flows.select import make_meter
+from device_agent.flows.select import Meter, make_meter
 from device_agent.inbound import Reader, own_topics
 from device_agent.inference.engine import Engine
 from device_agent.inference.numpy_engine import NumpyEngine
@@ -122,6 +122,8 @@ class Parts:
                 {f"ignored-{reason}": count for reason, count in meter.ignored.items()},
                 {name.replace("_", "-"): value for name, value in dropped.items()},
                 {"features-repaired": pipeline.counters.repaired, "alerts-unreported": pipeline.counters.unreported},
+                {"flows-early": pipeline.counters.early, "payloads-dissected": meter.dissected},
+                {"payloads-over-budget": meter.undissected, "payloads-malformed": meter.malformed},
             ),
         )
 
@@ -187,9 +189,7 @@ def _assemble(
     transport = _transport(config, session)
     pipeline = Pipeline(
         device_id=config.device.id,
-        meter=make_meter(
-            MeterSettings(config.flows.idle_s, config.flows.active_s, max_flows=board.budget.flow_table_rows)
-        ),
+        meter=_meter(config, board.budget),
         detector=_first_detector(config, memory, restored, buffer, engine),
         suppressor=Suppressor(config.alerts.suppress_s) if config.alerts.suppress_s else None,
         baseline_s=config.labels.baseline_s,
@@ -239,6 +239,24 @@ def make_trainer(budget: Budgets) -> Trainer:
     """Return the handle to a training process within a board's budget of memory and threads."""
     limit_bytes = (budget.trainer_memory_mb + _MAPPED_MB) * 1_048_576
     return Trainer(memory_limit_bytes=limit_bytes, threads=budget.trainer_threads)
+
+
+def _meter(config: AgentConfig, budget: Budgets) -> Meter:
+    flows, dissect_pps = config.flows, config.capture.dissect_pps
+    dissect_pps = budget.dissect_pps if dissect_pps is None else dissect_pps
+    settings = MeterSettings(
+        idle_s=flows.idle_s,
+        active_s=flows.active_s,
+        max_flows=budget.flow_table_rows,
+        early_pkts=flows.early_pkts,
+        early_s=flows.early_s,
+        dissect_pps=dissect_pps,
+    )
+    if not dissect_pps:
+        return make_meter(settings)
+    from device_agent.capture.applications import ScapyDissector  # noqa: PLC0415 - loads Scapy
+
+    return make_meter(settings, dissector=ScapyDissector())
 
 
 def _buffer(config: AgentConfig, budget: Budgets, memory: Memory) -> SampleBuffer:

@@ -175,9 +175,10 @@ class Performer:
         if waiting is not None:
             nobody = np.zeros(len(waiting), dtype=bool)
             self.take_rows(waiting, nobody, nobody)
-        elif parts.buffer.relabel(verdict.flow_id, label, int(Source.VERDICT)):
+        # A flow may have two rows, one from before its end.
+        if parts.buffer.relabel(verdict.flow_id, label, int(Source.VERDICT)):
             parts.memory.samples.relabel(verdict.flow_id, label, int(Source.VERDICT))
-        else:
+        elif waiting is None:
             parts.count("verdict-row-gone")
         log.info("event=verdict flow=%d label=%s", verdict.flow_id, verdict.label)
 

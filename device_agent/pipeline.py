@@ -15,10 +15,10 @@ from device_agent.detection.alerts import Finding, Judge, build_alert
 from device_agent.detection.detector import Decision, Detector
 from device_agent.detection.drift import DriftMonitor
 from device_agent.detection.suppression import Suppressor
-from device_agent.flows.records import FlowBatch, PacketBatch
+from device_agent.flows.records import EndReason, FlowBatch, PacketBatch
 from device_agent.flows.select import Meter
 from device_agent.labels.marks import BaselineWindow, Marks, label_flows
-from device_agent.samples.pool import Rows
+from device_agent.samples.pool import EARLY_ROW, Rows
 
 _SECOND_US = 1_000_000
 _EXPIRE_US = 10_000_000
@@ -30,10 +30,12 @@ _MAX_VERDICTS = 4_096
 class PipelineCounters:
     """Running totals: flows judged, alerts let through, repeats left out, feature values repaired.
 
+    Early records are judged like others but counted as ``early``, so that ``flows`` has each part of a flow once.
     ``unreported`` repeats are those of kinds that went quiet: no later alert names their number.
     """
 
     flows: int = 0
+    early: int = 0
     alerts: int = 0
     suppressed: int = 0
     unreported: int = 0
@@ -148,7 +150,9 @@ class Pipeline:
             return
         x, repaired = to_model_input(flows.features)
         self.counters.repaired += repaired
-        self.counters.flows += len(flows)
+        n_early = int(np.count_nonzero(flows.identity["end_reason"] == EndReason.EARLY))
+        self.counters.early += n_early
+        self.counters.flows += len(flows) - n_early
         decision = self.detector.judge(x)
         if decision.alerted.any():
             self._alert(flows, x, decision)
@@ -181,12 +185,18 @@ class Pipeline:
         if self.baseline_s:
             window = BaselineWindow(self.first_us, self._baseline_end_us)
         labelling = label_flows(flows.identity, marks=self._marks.values(), baseline=window, verdicts=self._verdicts)
+        # An exam asks once about each flow, and its rows never train: early records have no place there.
         identity = flows.identity
+        early = identity["end_reason"] == EndReason.EARLY
+        kept = ~(labelling.exam & early)
         rows = Rows(
             x=x,
             y=labelling.y,
             start_us=identity["ts_start_us"].astype(np.int64),
-            flow_id=identity["flow_id"].astype(np.uint64),
+            flow_id=np.where(early, identity["flow_id"] | EARLY_ROW, identity["flow_id"]),
             source=labelling.source,
         )
-        self.on_rows(rows, labelling.exam, alerted)
+        if kept.all():
+            self.on_rows(rows, labelling.exam, alerted)
+        elif kept.any():
+            self.on_rows(rows.select(kept), labelling.exam[kept], alerted[kept])

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import IO, Any, BinaryIO, Protocol, TextIO, cast
 
 from contract.exit_codes import ExitCode
+from device_agent.capture.applications import ScapyDissector
 from device_agent.capture.source import INTERFACE_PREFIX, STDIN, CaptureSettings, Source, open_source
 from device_agent.errors import ConfigError
 from device_agent.export.loop import FlowsSummary, run_flows
@@ -63,9 +64,17 @@ def run(options: argparse.Namespace) -> int:
 
 def _meter(options: argparse.Namespace) -> Meter:
     try:
-        return make_meter(MeterSettings(options.idle, options.active), options.engine)
+        settings = MeterSettings(
+            idle_s=options.idle,
+            active_s=options.active,
+            early_pkts=options.early_pkts,
+            early_s=options.early_s,
+            dissect_pps=options.dissect_pps,
+        )
+        dissector = ScapyDissector() if settings.dissect_pps else None
+        return make_meter(settings, options.engine, dissector=dissector)
     except ValueError as error:
-        raise ConfigError(f"--idle, --active, --engine: {error}") from None
+        raise ConfigError(f"--idle, --active, --early-pkts, --early-s, --dissect-pps, --engine: {error}") from None
 
 
 def _spec(name: str) -> str:
@@ -157,6 +166,8 @@ def _report(summary: FlowsSummary, meter: Meter, losses: dict[str, int]) -> str:
         f"ignored: {ignored}",
     ]
     parts += [f"{what}: {losses[name]:,}" for name, what in _LOSSES.items() if losses.get(name)]
+    if counters.undissected:
+        parts.append(f"payloads beyond --dissect-pps: {counters.undissected:,}")
     if counters.records.get("evict"):
         parts.append(f"evicted for lack of room: {counters.records['evict']:,}")
     return "; ".join([*parts, f"engine: {_engine_name(meter)}"])

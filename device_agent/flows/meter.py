@@ -14,6 +14,11 @@ directions. Its record is closed
 - **evict**: when a new flow needs room in the full table; the flow without packets for longest goes;
 - **flush**: when the meter is told so, or when the packet clock was set back by more than a minute.
 
+Besides, a flow may be told of before it is closed: with its ``early_pkts``-th packet, or with a packet of its own
+``early_s`` or more after its first one, whichever comes first, an **early** record gives what the flow is until then.
+The flow goes on as if nothing had happened. There is one early record a flow at most, none for later parts, and none
+if that packet ends the flow.
+
 Each rule looks at packet times alone, in the order of the packets. So the same packets give the same records in the
 same order, however they are cut into batches. Within a flow a packet time before the last one counts as the last one.
 
@@ -27,6 +32,7 @@ from hashlib import blake2b
 
 import numpy as np
 
+from device_agent.flows.applications import Applications, Dissector
 from device_agent.flows.packets import ACK, REASONS, RST, SYN, Packet, parse
 from device_agent.flows.records import EMPTY, IDENTITY, V4_PREFIX, EndReason, FlowBatch, PacketBatch
 from device_agent.flows.state import Flow, feature_row
@@ -58,15 +64,31 @@ class MeterSettings:
         Seconds after which a lasting flow is reported and cut, > 0.
     max_flows
         Live flows at most (about 1.5 KB each), >= 1.
+    early_pkts
+        Packets at which a flow gets its early record; 0: it is not given for packets.
+    early_s
+        Seconds after its first packet from which a packet brings a flow its early record; 0: it is not given for time.
+    dissect_pps
+        Application payloads dissected in a second of packet time, if there is a dissector.
     """
 
     idle_s: float = 15.0
     active_s: float = 60.0
     max_flows: int = 65_536
+    early_pkts: int = 0
+    early_s: float = 0.0
+    dissect_pps: int = 100
 
     def __post_init__(self) -> None:
         if not (self.idle_s > 0 and self.active_s > 0 and self.max_flows >= 1):
             raise ValueError(f"meter settings must be positive: {self}")
+        if self.early_pkts < 0 or self.early_s < 0 or self.dissect_pps < 0:
+            raise ValueError(f"meter settings must not be negative: {self}")
+
+    @property
+    def early_us(self) -> int:
+        """``early_s`` in microseconds; 0 only if that is."""
+        return max(1, round(self.early_s * _SECOND_US)) if self.early_s else 0
 
 
 @dataclass(slots=True)
@@ -87,6 +109,10 @@ class MeterCounters:
         Records closed, by reason.
     clock_steps
         Times the packet clock was set back by more than a minute.
+    dissected, undissected
+        Selected application payloads that were read, and that were not because the second's budget was used up.
+    malformed
+        Payloads read that were not what their port promised.
     initiators_evicted
         Initiators whose windows were forgotten for lack of room.
     """
@@ -97,11 +123,21 @@ class MeterCounters:
     flows: int = 0
     records: dict[str, int] = field(default_factory=lambda: {r.name.lower(): 0 for r in EndReason})
     clock_steps: int = 0
+    dissected: int = 0
+    undissected: int = 0
+    malformed: int = 0
     initiators_evicted: int = 0
 
 
 class FlowMeter:
     """Per-packet flow meter with bounded memory.
+
+    Parameters
+    ----------
+    settings
+        Timeouts and bounds.
+    dissector
+        Reads application payloads; without one their counts are 0.
 
     Attributes
     ----------
@@ -109,8 +145,10 @@ class FlowMeter:
         Running totals; read them, do not change them.
     """
 
-    def __init__(self, settings: MeterSettings | None = None) -> None:
+    def __init__(self, settings: MeterSettings | None = None, *, dissector: Dissector | None = None) -> None:
         settings = settings or MeterSettings()
+        self._early_pkts, self._early_us = settings.early_pkts, settings.early_us
+        self._applications = Applications(dissector, settings.dissect_pps)
         self._idle_us = round(settings.idle_s * _SECOND_US)
         self._active_us = round(settings.active_s * _SECOND_US)
         self._max_flows = settings.max_flows
@@ -138,14 +176,17 @@ class FlowMeter:
         ignored = self.counters.ignored
         start = bounds[0]
         for end, time_us, wire_len in zip(bounds[1:], batch.ts_us.tolist(), batch.wire_len.tolist(), strict=True):
-            packet = parse(buffer[start:end], wire_len, link_type)
+            frame = buffer[start:end]
+            packet = parse(frame, wire_len, link_type)
             start = end
+            time_us = self._advance(time_us)  # noqa: PLW2901 - the usable time
             if isinstance(packet, str):
                 ignored[packet] += 1
-                self._advance(time_us)
             else:
-                self._meter(packet, time_us)
+                self._meter(packet, time_us, self._applications.read(packet, frame, self._clock_us))
         self.counters.packets += len(batch)
+        self.counters.dissected, self.counters.undissected = self._applications.dissected, self._applications.skipped
+        self.counters.malformed = self._applications.malformed
         return self._take()
 
     def expire(self, now_us: int) -> FlowBatch:
@@ -196,9 +237,8 @@ class FlowMeter:
                 break
             del ended[key]
 
-    def _meter(self, packet: Packet, time_us: int) -> None:
+    def _meter(self, packet: Packet, time_us: int, bits: int) -> None:
         """Count one packet in its flow; cut, open and end flows around it."""
-        time_us = self._advance(time_us)
         src, dst = (packet.src, packet.src_port), (packet.dst, packet.dst_port)
         key: _Key = (*src, *dst, packet.proto, packet.vlan) if src <= dst else (*dst, *src, packet.proto, packet.vlan)
         flow = self._flows.get(key)
@@ -221,6 +261,7 @@ class FlowMeter:
         else:
             self._flows.move_to_end(key)
         self.counters.metered += 1
+        flow.tell(bits)
         forward = flow.is_forward(packet)
         if not (forward or flow.answered or packet.tcp_flags & RST):
             flow.answered = True
@@ -228,6 +269,17 @@ class FlowMeter:
         if flow.add(packet, time_us, forward=forward):
             self._remove(key, flow, EndReason.TCP_END)
             self._remember_end(key, time_us)
+        elif self._is_early(flow):
+            flow.early = True
+            self._close(flow, EndReason.EARLY)
+
+    def _is_early(self, flow: Flow) -> bool:
+        """Whether enough was seen of a flow for its early record, for the first time."""
+        if flow.early or flow.part_index:
+            return False
+        if self._early_pkts and flow.fwd.pkts + flow.bwd.pkts >= self._early_pkts:
+            return True
+        return 0 < self._early_us <= flow.last_us - flow.first_us
 
     def _open(self, key: _Key, packet: Packet, time_us: int) -> Flow:
         """Open a flow for its first packet, making room if needed."""
@@ -271,7 +323,7 @@ class FlowMeter:
         self._ended.clear()
 
     def _close(self, flow: Flow, reason: EndReason) -> None:
-        """Add the record of a flow, or of its present part, to the output."""
+        """Add the record of a flow, or of its present part, to the output; early, it goes on."""
         src, dst = _long(flow.src), _long(flow.dst)
         numbers = _ID_INPUT.pack(flow.src_port, flow.dst_port, flow.proto, flow.vlan, flow.first_us)
         digest = blake2b(src + dst + numbers, digest_size=8).digest()

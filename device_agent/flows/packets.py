@@ -81,6 +81,8 @@ class Packet(NamedTuple):
         IP total length, bytes.
     payload_len
         Transport payload, bytes.
+    payload_at
+        Where in the frame the payload begins; nothing of it may have been captured.
     tcp_flags
         Low six bits of the TCP flags; 0 without a TCP header.
     window, seq
@@ -97,6 +99,7 @@ class Packet(NamedTuple):
     vlan: int
     ip_len: int
     payload_len: int
+    payload_at: int
     tcp_flags: int
     window: int
     seq: int
@@ -182,7 +185,8 @@ def _ipv4(frame: bytes, start: int, on_wire: int, vlan: int) -> Packet | str:
         return TRUNCATED_IP
     src, dst = frame[start + 12 : start + 16], frame[start + 16 : start + 20]
     if fragment & 0x1FFF:
-        return Packet(src, dst, 0, 0, proto, vlan, total, total - header, 0, 0, 0, has_tcp=False)
+        payload = total - header
+        return Packet(src, dst, 0, 0, proto, vlan, total, payload, start + header, 0, 0, 0, has_tcp=False)
     return _transport(frame, start + header, total - header, src=src, dst=dst, proto=proto, vlan=vlan, ip_len=total)
 
 
@@ -204,7 +208,7 @@ def _ipv6(frame: bytes, start: int, on_wire: int, vlan: int) -> Packet | str:
             return TRUNCATED_IP
         header, proto = proto, frame[at]
         if header == _FRAGMENT_HEADER and (frame[at + 2] or frame[at + 3] >> 3):
-            return Packet(src, dst, 0, 0, proto, vlan, total, rest - 8, 0, 0, 0, has_tcp=False)
+            return Packet(src, dst, 0, 0, proto, vlan, total, rest - 8, at + 8, 0, 0, 0, has_tcp=False)
         unit, more = _EXTENSION_LENGTH[header]
         length = (frame[at + 1] + more) * unit if unit else more
         if rest < length:
@@ -227,8 +231,9 @@ def _transport(
         payload = length - (offset >> 4) * 4
         if offset < 0x50 or payload < 0:
             return MALFORMED_TRANSPORT
+        at += length - payload
         return Packet(
-            src, dst, src_port, dst_port, proto, vlan, ip_len, payload, flags & 0x3F, window, seq, has_tcp=True
+            src, dst, src_port, dst_port, proto, vlan, ip_len, payload, at, flags & 0x3F, window, seq, has_tcp=True
         )
     src_port = dst_port = 0
     payload = length
@@ -241,4 +246,5 @@ def _transport(
         payload = length - 8
     elif proto in (ICMP, ICMPV6):
         payload = max(0, length - 8)
-    return Packet(src, dst, src_port, dst_port, proto, vlan, ip_len, payload, 0, 0, 0, has_tcp=False)
+    at += length - payload
+    return Packet(src, dst, src_port, dst_port, proto, vlan, ip_len, payload, at, 0, 0, 0, has_tcp=False)

@@ -40,13 +40,21 @@ V4_PREFIX = b"\x00" * 10 + b"\xff\xff"
 
 @unique
 class EndReason(IntEnum):
-    """Why a flow record was closed."""
+    """Why there is a flow record.
+
+    Attributes
+    ----------
+    EARLY
+        The flow goes on; this record tells what was seen of it until then. Its closing record has the same id and
+        counts the same packets again.
+    """
 
     IDLE = 0
     ACTIVE = 1
     TCP_END = 2
     EVICT = 3
     FLUSH = 4
+    EARLY = 5
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -2,6 +2,7 @@
 
 from typing import Literal, Protocol
 
+from device_agent.flows.applications import Dissector
 from device_agent.flows.columnar.engine import ColumnarMeter, supports
 from device_agent.flows.fast.engine import FastMeter
 from device_agent.flows.fast.library import load
@@ -36,7 +37,9 @@ class Meter(Protocol):
         """Close all flows."""
 
 
-def make_meter(settings: MeterSettings | None = None, prefer: Engine = "auto") -> Meter:
+def make_meter(
+    settings: MeterSettings | None = None, prefer: Engine = "auto", *, dissector: Dissector | None = None
+) -> Meter:
     """Return a flow meter.
 
     Parameters
@@ -46,6 +49,8 @@ def make_meter(settings: MeterSettings | None = None, prefer: Engine = "auto") -
     prefer
         ``auto`` takes the compiled meter if there is one for this machine, else the columnar one; and the per-packet
         meter for timeouts of hours, which the others refuse.
+    dissector
+        Reads application payloads; without one their counts are 0.
 
     Raises
     ------
@@ -54,9 +59,9 @@ def make_meter(settings: MeterSettings | None = None, prefer: Engine = "auto") -
     """
     settings = settings or MeterSettings()
     if prefer == "packet" or (prefer == "auto" and not supports(settings)):
-        return FlowMeter(settings)
+        return FlowMeter(settings, dissector=dissector)
     if prefer == "fast" or (prefer == "auto" and load() is not None):
-        return FastMeter(settings)
+        return FastMeter(settings, dissector=dissector)
     if prefer in ("auto", "columnar"):
-        return ColumnarMeter(settings)
+        return ColumnarMeter(settings, dissector=dissector)
     raise ValueError(f"no meter engine {prefer!r}; there are auto, fast, columnar and packet")

@@ -6,7 +6,7 @@ deviation suffers no cancellation and does not depend on the order of additions.
 
 from math import sqrt
 
-from contract.features import N_FEATURES
+from contract.features import APPLICATIONS, N_FEATURES
 from device_agent.flows.packets import ICMP, ICMPV6, TCP, UDP, Packet
 from device_agent.flows.tcp import TcpState
 from device_agent.flows.windows import Opened
@@ -59,6 +59,7 @@ class Side:
         "payload_bytes",
         "payload_pkts",
         "pkts",
+        "retransmitted",
     )
 
     def __init__(self) -> None:
@@ -72,6 +73,7 @@ class Side:
         self.len_max = 0
         self.len_squares = 0
         self.flags = 0
+        self.retransmitted = 0
         self.gaps = Gaps()
 
     def add(self, packet: Packet, time_us: int) -> None:
@@ -103,6 +105,8 @@ class Flow:
     ----------
     src, dst, src_port, dst_port
         Endpoints, the initiator first.
+    applications
+        Packets by what application dissection told of them, in the order of ``contract.features.APPLICATIONS``.
     opened
         ``initiator_*`` features from the opening of the flow.
     number
@@ -113,13 +117,17 @@ class Flow:
         Window of the first TCP packet of each side; -1 before it. A later part has those of the connection.
     part_index
         0 for the first part.
+    early
+        Whether the flow's early record was given.
     """
 
     __slots__ = (
         "answered",
+        "applications",
         "bwd",
         "dst",
         "dst_port",
+        "early",
         "first_us",
         "fwd",
         "gaps",
@@ -150,6 +158,7 @@ class Flow:
         self.init_win_fwd = -1
         self.init_win_bwd = -1
         self.part_index = 0
+        self.early = False
         self._begin(time_us)
 
     def _begin(self, time_us: int) -> None:
@@ -158,11 +167,18 @@ class Flow:
         self.fwd = Side()
         self.bwd = Side()
         self.gaps = Gaps()
+        self.applications = [0] * len(APPLICATIONS)
 
     def next_part(self, time_us: int) -> None:
         """Begin the next part: counters start again; endpoints, TCP state and what the opening told stay."""
         self.part_index = min(self.part_index + 1, 0xFFFF)
         self._begin(time_us)
+
+    def tell(self, bits: int) -> None:
+        """Count what dissection told of a packet, see ``applications.bits_of``."""
+        if bits:
+            for number in range(len(self.applications)):
+                self.applications[number] += bits >> number & 1
 
     def is_forward(self, packet: Packet) -> bool:
         """Whether the packet comes from the initiator."""
@@ -175,7 +191,8 @@ class Flow:
         if before:
             self.gaps.add(time_us - self.last_us, first=before == 1)
         self.last_us = time_us
-        (fwd if forward else bwd).add(packet, time_us)
+        side = fwd if forward else bwd
+        side.add(packet, time_us)
         tcp = self.tcp
         if tcp is None:
             return False
@@ -184,6 +201,7 @@ class Flow:
                 self.init_win_fwd = packet.window
         elif self.init_win_bwd < 0:
             self.init_win_bwd = packet.window
+        side.retransmitted += tcp.repeats(packet, forward=forward)
         return tcp.note(packet.tcp_flags, packet.seq, forward=forward)
 
 
@@ -231,7 +249,9 @@ def feature_row(flow: Flow) -> list[float]:
         max(flow.init_win_fwd, 0),
         max(flow.init_win_bwd, 0),
         flow.tcp is not None and flow.tcp.established,
-        *(0.0,) * 12,
+        fwd.retransmitted,
+        bwd.retransmitted,
+        *flow.applications,
         *flow.opened,
     )
     if len(row) != N_FEATURES:

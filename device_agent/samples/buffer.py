@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from contract.taxonomy import BENIGN_INDEX, UNLABELLED
 from device_agent.labels.source import Source
-from device_agent.samples.pool import Pool, Rows
+from device_agent.samples.pool import EARLY_ROW, Pool, Rows
 from device_agent.samples.split import Split, SplitSettings, assign_splits, block_numbers
 
 _OPEN_ROWS = 512
@@ -132,18 +132,21 @@ class SampleBuffer:
         return dict(self._seen[split])
 
     def relabel(self, flow_id: int, label: int, source: int) -> bool:
-        """Apply a verdict to a row that is held, exam rows excepted; return whether there was one."""
+        """Apply a verdict to the rows held of a flow, exam rows excepted; return whether there were any."""
         return any(self._pools[part].relabel(flow_id, label, source) for part in (Split.TRAIN, Split.VALIDATION))
 
     def take_open(self, flow_id: int, label: int) -> Rows | None:
-        """Return the row that waited for a verdict on its alert, labelled by it; it is to be offered again."""
+        """Return the row that waited for a verdict on its alert, labelled by it; it is to be offered again.
+
+        Of a flow that alerted early and again at its end, that is the later one.
+        """
         row = self._open.pop(flow_id, None)
         if row is not None:
             row.y[:], row.source[:] = label, Source.VERDICT
         return row
 
     def _wait_for_verdict(self, rows: Rows) -> None:
-        for number, flow_id in enumerate(rows.flow_id.tolist()):
+        for number, flow_id in enumerate((rows.flow_id & ~EARLY_ROW).tolist()):
             self._open.pop(flow_id, None)
             self._open[flow_id] = rows.select(np.array([number]))
         while len(self._open) > _OPEN_ROWS:

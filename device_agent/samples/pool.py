@@ -10,6 +10,9 @@ from device_agent.inference.engine import Floats, Labels
 
 _MICROS = 1e6
 
+EARLY_ROW = np.uint64(1 << 63)
+"""Set in the id of a row that tells of a flow before its end; the flow's other row has the id without it."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Rows:
@@ -24,7 +27,7 @@ class Rows:
     start_us
         Shape ``(n,)``, int64: first packet.
     flow_id
-        Shape ``(n,)``, uint64.
+        Shape ``(n,)``, uint64: below 2**63, or that and ``EARLY_ROW``.
     source
         Shape ``(n,)``, uint8: :class:`device_agent.labels.marks.Source`.
     """
@@ -126,8 +129,8 @@ class Pool:
         return admitted, evicted
 
     def relabel(self, flow_id: int, label: int, source: int) -> bool:
-        """Give the row of a flow another label; return whether it is here."""
-        found = np.flatnonzero(self._used & (self._rows.flow_id == np.uint64(flow_id)))
+        """Give the rows of a flow another label; return whether there are any here."""
+        found = np.flatnonzero(self._used & ((self._rows.flow_id & ~EARLY_ROW) == np.uint64(flow_id)))
         self._rows.y[found], self._rows.source[found] = label, source
         return len(found) > 0
 

@@ -25,7 +25,9 @@ CREATE TABLE IF NOT EXISTS schema (id TEXT PRIMARY KEY);
 _INSERT = "INSERT OR REPLACE INTO samples (flow_id, split, y, source, start_us, x) VALUES (?, ?, ?, ?, ?, ?)"
 _DELETE = "DELETE FROM samples WHERE flow_id = ? AND split = ?"
 
-_RELABEL = "UPDATE samples SET y = ?, source = ? WHERE flow_id = ? AND split <> ?"
+_RELABEL = "UPDATE samples SET y = ?, source = ? WHERE flow_id & ? = ? AND split <> ?"
+_OF_FLOW = (1 << 63) - 1
+"""Bits of a row's id that name its flow; SQLite's integers have a sign, so an early row has a negative one."""
 
 
 class SampleStore:
@@ -65,11 +67,11 @@ class SampleStore:
     def follow(self, rows: Rows, offered: Offered) -> None:
         """Note what the buffer did with offered rows."""
         for split, flow_ids in offered.evicted.items():
-            self._waiting += [(_DELETE, (flow_id, int(split))) for flow_id in flow_ids.tolist()]
+            self._waiting += [(_DELETE, (flow_id, int(split))) for flow_id in flow_ids.view(np.int64).tolist()]
         kept = rows.select(offered.admitted)
         x = kept.x.astype("<f4", copy=False)
         columns = zip(
-            kept.flow_id.tolist(),
+            kept.flow_id.view(np.int64).tolist(),
             offered.split[offered.admitted].tolist(),
             kept.y.tolist(),
             kept.source.tolist(),
@@ -84,8 +86,8 @@ class SampleStore:
             del self._waiting[:excess]
 
     def relabel(self, flow_id: int, label: int, source: int) -> None:
-        """Note another label of a training or validation row."""
-        self._waiting.append((_RELABEL, (label, source, flow_id, int(Split.EXAM))))
+        """Note another label of a flow's training or validation rows."""
+        self._waiting.append((_RELABEL, (label, source, _OF_FLOW, flow_id, int(Split.EXAM))))
 
     def flush(self) -> bool:
         """Write what waits in one transaction; ``False`` if the disk refuses, and then it waits on."""

@@ -4,6 +4,7 @@ import gzip
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -45,7 +46,8 @@ def test_a_command_on_a_file_works(folder, command):
         check=False,
         timeout=60,
     )
-    assert done.returncode == 0, done.stderr
+    # With `head`, what feeds the program may lose its reader too.
+    assert done.returncode == 0 or ("head" in command and done.returncode == 128 + signal.SIGPIPE), done.stderr
     target = re.search(r"flows\.\w+$", command)
     if target:
         assert (folder / target[0]).stat().st_size > 1_000

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from scapy.utils import PcapWriter
 
+from device_agent.capture.applications import ScapyDissector
 from device_agent.capture.source import open_source
 from device_agent.export.loop import run_flows
 from device_agent.export.text import JsonLinesWriter
@@ -39,7 +40,7 @@ def baseline_text(scenario):
     """Return the flow records of the stored capture, and the counters, as JSON lines."""
     out = io.StringIO()
     source = open_source(str(TRACES / f"{scenario}.pcap"))
-    summary = run_flows(source, JsonLinesWriter(out), FlowMeter())
+    summary = run_flows(source, JsonLinesWriter(out), FlowMeter(dissector=ScapyDissector()))
     source.close()
     return out.getvalue() + json.dumps({"counters": summary.as_dict()["counters"]}, separators=(",", ":")) + "\n"
 

@@ -13,6 +13,7 @@ from contract.initial import initial_theta
 from contract.model import DEFAULT_SPEC, ModelId, weights_digest, weights_from_bytes, weights_to_bytes
 from contract.taxonomy import CLASS_INDEX
 from contract.transform import to_model_input
+from device_agent.capture.applications import ScapyDissector
 from device_agent.capture.source import open_source
 from device_agent.detection.calibration import Calibration
 from device_agent.detection.detector import Detector
@@ -30,7 +31,7 @@ CALIBRATION = Calibration(threshold=0.5, err_reference=0.25, n_rows=100, flows_p
 def flows(scenario):
     """Return the flow records of a stored capture."""
     source = open_source(str(TRACES / f"{scenario}.pcap"))
-    meter, parts = FlowMeter(), []
+    meter, parts = FlowMeter(dissector=ScapyDissector()), []
     while (batch := source.read(256, 1.0)) is not None:
         parts.append(meter.feed(batch))
     source.close()

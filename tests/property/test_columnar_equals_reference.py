@@ -11,7 +11,7 @@ from device_agent.flows.fast.engine import FastMeter
 from device_agent.flows.fast.library import load
 from device_agent.flows.meter import FlowMeter, MeterSettings
 from device_agent.flows.records import PacketBatch
-from tests.property.packet_streams import assert_same_records, long_stream, streams
+from tests.property.packet_streams import Told, assert_same_records, long_stream, streams
 
 BATCH_SIZES = (1, 7, 64, 1_000, 65_536)
 
@@ -33,6 +33,9 @@ meter_settings = st.builds(
     idle_s=st.sampled_from((0.01, 1.0, 2.5, 15.0, 120.0)),
     active_s=st.sampled_from((0.02, 3.0, 60.0, 1800.0)),
     max_flows=st.sampled_from((1, 2, 3, 8, 1_000)),
+    early_pkts=st.sampled_from((0, 0, 1, 2, 5)),
+    early_s=st.sampled_from((0.0, 0.0, 0.04, 2.5)),
+    dissect_pps=st.sampled_from((0, 1, 3, 1_000)),
 )
 
 
@@ -59,7 +62,7 @@ def compare(reference: FlowMeter, columnar: Tested, stream: PacketBatch, batch_s
 def test_short_streams(
     engine_type: type[Tested], batch_size: int, stream: PacketBatch, limits: MeterSettings, seed: int
 ) -> None:
-    compare(FlowMeter(limits), engine_type(limits, seed=seed), stream, batch_size)
+    compare(FlowMeter(limits, dissector=Told()), engine_type(limits, seed=seed, dissector=Told()), stream, batch_size)
 
 
 @given(stream=streams(), limits=meter_settings, seed=st.integers(0, 3), piece=st.sampled_from((3, 17, 50)))
@@ -67,7 +70,8 @@ def test_short_streams(
 def test_colliding_hashes_and_small_pieces(stream: PacketBatch, limits: MeterSettings, seed: int, piece: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(engine, "PIECE", piece)
-        compare(FlowMeter(limits), ColumnarMeter(limits, seed=seed, hash_function=one_bucket), stream, 1_000)
+        columnar = ColumnarMeter(limits, seed=seed, hash_function=one_bucket, dissector=Told())
+        compare(FlowMeter(limits, dissector=Told()), columnar, stream, 1_000)
 
 
 @engines
@@ -79,8 +83,15 @@ def test_colliding_hashes_and_small_pieces(stream: PacketBatch, limits: MeterSet
 @settings(max_examples=3, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_long_streams(engine_type: type[Tested], batch_size: int, in_order: bool, seed: int, max_flows: int) -> None:
     n = 300 if batch_size < 64 else 3_000
-    limits = MeterSettings(idle_s=1.5, active_s=5.0, max_flows=max_flows)
-    compare(FlowMeter(limits), engine_type(limits, seed=seed), long_stream(seed, n, in_order=in_order), batch_size)
+    limits = MeterSettings(
+        idle_s=1.5, active_s=5.0, max_flows=max_flows, early_pkts=7, early_s=1.0, dissect_pps=1 + seed % 50
+    )
+    compare(
+        FlowMeter(limits, dissector=Told()),
+        engine_type(limits, seed=seed, dissector=Told()),
+        long_stream(seed, n, in_order=in_order),
+        batch_size,
+    )
 
 
 @engines
@@ -92,7 +103,7 @@ def test_long_streams(engine_type: type[Tested], batch_size: int, in_order: bool
 def test_expiry_by_the_wall_clock(
     engine_type: type[Tested], parts: list[tuple[PacketBatch, int]], limits: MeterSettings
 ) -> None:
-    reference, columnar = FlowMeter(limits), engine_type(limits)
+    reference, columnar = FlowMeter(limits, dissector=Told()), engine_type(limits, dissector=Told())
     for batch, wait_us in parts:
         assert_same_records(reference.feed(batch), columnar.feed(batch))
         now_us = int(batch.ts_us[-1]) + wait_us
@@ -106,8 +117,13 @@ def test_expiry_by_the_wall_clock(
 @pytest.mark.parametrize("seed", [0, 1_667])
 def test_flows_pushed_out_before_their_next_packet(engine_type: type[Tested], max_flows: int, seed: int) -> None:
     """A table near the number of keys: within one batch many flows are pushed out and come back."""
-    limits = MeterSettings(max_flows=max_flows)
-    compare(FlowMeter(limits), engine_type(limits, seed=seed), long_stream(seed, 1_500, in_order=True), 300)
+    limits = MeterSettings(max_flows=max_flows, early_pkts=3, early_s=0.5, dissect_pps=200)
+    compare(
+        FlowMeter(limits, dissector=Told()),
+        engine_type(limits, seed=seed, dissector=Told()),
+        long_stream(seed, 1_500, in_order=True),
+        300,
+    )
 
 
 @engines

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from device_agent.flows.columnar import fold
+from device_agent.flows.columnar import applications, fold
 from device_agent.flows.columnar.cut import Plan
+from device_agent.flows.columnar.early import Early, with_snapshots
 from device_agent.flows.columnar.export import records
 from device_agent.flows.columnar.flows import FlowTable, Rows
 from device_agent.flows.columnar.openings import Openings
@@ -25,12 +26,22 @@ _REASON_NAMES = tuple(reason.name.lower() for reason in EndReason)
 
 @dataclass(slots=True, eq=False)
 class Range:
-    """Packets with the row of each one's key, its time, and the packet clock when it came."""
+    """Packets: the row of each one's key, its time, the packet clock when it came, and what dissection told of it."""
 
     packets: Packets
     rows: Rows
     time: I64
     clock: I64
+    bits: npt.NDArray[np.uint16] | None
+
+
+@dataclass(slots=True, eq=False)
+class Snapshots:
+    """Early records: the parts they tell of, the packets they come with, and their counters."""
+
+    part: npt.NDArray[np.intp]
+    by: I64
+    flows: npt.NDArray[np.void]
 
 
 class Book:
@@ -42,10 +53,13 @@ class Book:
         The live flows; changed.
     counters
         The meter's totals; changed.
+    early
+        Which flows get early records.
     """
 
-    def __init__(self, table: FlowTable, counters: MeterCounters) -> None:
+    def __init__(self, table: FlowTable, counters: MeterCounters, early: Early) -> None:
         self._table = table
+        self._early = early
         self._openings = Openings()
         self._closed: list[tuple[npt.NDArray[np.void], npt.NDArray[np.uint8]]] = []
         self.counters = counters
@@ -79,9 +93,15 @@ class Book:
         if n_kept:
             plan.live[stored] = False
             parts = fold.split(plan)
-            flows, answers = fold.fold(parts, work.packets, table)
-            self._open(work, parts, flows, answers)
-            self._close_parts(parts, flows)
+            part, end = self._early.snapshots(parts, table)
+            folded = with_snapshots(parts, part, end)
+            flows, answers = fold.fold(folded, work.packets, table)
+            if work.bits is not None:
+                applications.count(flows, folded, work.bits)
+            flows, snapshots = flows[: len(parts.begin)], flows[len(parts.begin) :]
+            self._open(work, parts, flows, answers[: len(parts.first_part)])
+            snapshots["number"], snapshots["opened"] = flows["number"][part], flows["opened"][part]
+            self._close_parts(parts, flows, Snapshots(part, parts.at[end - 1], snapshots))
             self._store(parts, flows, turn)
         self._remember_ends(plan, turn)
 
@@ -110,20 +130,27 @@ class Book:
             counters.initiators_evicted = self._openings.windows.evicted
         flows["number"], flows["opened"] = number[parts.flow], features[parts.flow]
 
-    def _close_parts(self, parts: Parts, flows: npt.NDArray[np.void]) -> None:
-        """Close what the packets of a plan close, in their order."""
+    def _close_parts(self, parts: Parts, flows: npt.NDArray[np.void], early: "Snapshots") -> None:
+        """Hand out what the packets of a plan close, and early records, in the order of the packets."""
         table = self._table
         stored = (parts.before != NO_REASON).nonzero()[0]
         closed = (parts.reason != NO_REASON).nonzero()[0]
-        if not len(stored) and not len(closed):
+        if not len(stored) and not len(closed) and not len(early.part):
             return
         out = flows[closed]
         table.label(out, parts.row[closed])
-        reasons, by = parts.reason[closed], parts.closed_by[closed]
+        reasons, by = parts.reason[closed], 4 * parts.closed_by[closed]
+        # A packet closes what was there before it, then is counted, which may make an early record or end its flow.
+        by += 2 * (parts.closed_by[closed] == parts.at[parts.end[closed] - 1])
         if len(stored):
             out = np.concatenate((table.copy(parts.row[stored]), out))
             reasons = np.concatenate((parts.before[stored], reasons))
-            by = np.concatenate((parts.at[parts.begin[stored]], by))
+            by = np.concatenate((4 * parts.at[parts.begin[stored]], by))
+        if len(early.part):
+            table.label(early.flows, parts.row[early.part])
+            out = np.concatenate((out, early.flows))
+            reasons = np.concatenate((reasons, np.full(len(early.part), EndReason.EARLY, dtype=reasons.dtype)))
+            by = np.concatenate((by, 4 * early.by + 1))
         order = np.argsort(by, kind="stable")
         self._emit(out[order], reasons[order].astype(np.uint8))
 

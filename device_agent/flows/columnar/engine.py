@@ -14,13 +14,17 @@ the order of the packets, then what the clock closed.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from secrets import randbits
 
 import numpy as np
 import numpy.typing as npt
 
+from device_agent.flows.applications import Applications, Dissector
+from device_agent.flows.columnar.applications import read_batch
 from device_agent.flows.columnar.book import Book, Range
 from device_agent.flows.columnar.cut import Cutter
+from device_agent.flows.columnar.early import Early
 from device_agent.flows.columnar.flows import FlowTable, Rows
 from device_agent.flows.columnar.limits import Limits
 from device_agent.flows.columnar.parse import Packets, parse_batch
@@ -47,6 +51,21 @@ def supports(settings: MeterSettings) -> bool:
     return min(idle_us, active_us) * active_us < 1 << 64
 
 
+@dataclass(slots=True, eq=False)
+class Span:
+    """The packets ``start`` to ``stop`` of a piece, among which the clock does not step back.
+
+    ``rows`` are those of the keys of all packets of the piece, ``time`` their times; ``clock`` is the packet clock from
+    ``start`` on.
+    """
+
+    rows: Rows
+    time: I64
+    clock: I64
+    start: int
+    stop: int
+
+
 class ColumnarMeter:
     """Flow meter with bounded memory; same rules, interface and records as ``FlowMeter``.
 
@@ -58,6 +77,8 @@ class ColumnarMeter:
         Secret of the hash, below 2**64; ``None`` draws one.
     hash_function
         Another hash, for tests.
+    dissector
+        Reads application payloads; without one their counts are 0.
 
     Attributes
     ----------
@@ -76,6 +97,7 @@ class ColumnarMeter:
         *,
         seed: int | None = None,
         hash_function: Callable[[list[U64], int], U64] = hash_words,
+        dissector: Dissector | None = None,
     ) -> None:
         settings = settings or MeterSettings()
         if not supports(settings):
@@ -89,7 +111,8 @@ class ColumnarMeter:
         self._disorder_until_us = -1
         self._turn = 0
         self.counters = MeterCounters()
-        self._book = Book(self._table, self.counters)
+        self._applications = Applications(dissector, settings.dissect_pps)
+        self._book = Book(self._table, self.counters, Early(settings.early_pkts, settings.early_us))
 
     def __len__(self) -> int:
         """Return the number of live flows."""
@@ -135,7 +158,7 @@ class ColumnarMeter:
                 continue
             steps = (time[start + 1 :] < clock[:-1] - _CLOCK_STEP_US).nonzero()[0].tolist()
             stop = start + 1 + steps[0] if steps else len(time)
-            self._run(packets, rows, time, clock, start, stop)
+            self._run(batch, packets, Span(rows, time, clock, start, stop))
             start = stop
         self._turn += len(packets)
         self._table.sweep()
@@ -148,19 +171,29 @@ class ColumnarMeter:
         self._next_tick_us = time_us - time_us % _SECOND_US + _SECOND_US
         self._disorder_until_us = -1
 
-    def _run(self, packets: Packets, rows: Rows, time: I64, clock: I64, start: int, stop: int) -> None:
-        """Meter the packets ``start`` to ``stop`` of the piece, among which the clock does not step back."""
+    def _run(self, batch: PacketBatch, packets: Packets, span: Span) -> None:
+        """Meter a span of the piece."""
+        time, clock, start, stop = span.time, span.clock, span.start, span.stop
         low, high = np.searchsorted(packets.at, (start, stop)).tolist()
         end_clock_us = int(clock[stop - start - 1])
         if low < high:
             at = packets.at[low:high]
-            work = Range(packets, rows, np.zeros(high, dtype=np.int64), np.zeros(high, dtype=np.int64))
+            work = Range(packets, span.rows, np.zeros(high, dtype=np.int64), np.zeros(high, dtype=np.int64), None)
             work.time[low:], work.clock[low:] = time[at], clock[at - start]
+            if self._applications.on:
+                self._read(batch, work, (low, high))
             if not np.array_equal(work.time[low:], work.clock[low:]):
                 self._disorder_until_us = end_clock_us + self._idle_us + 6 * _SECOND_US
             self._ranges(work, low, high)
         self._clock_us = end_clock_us
         self._tick(end_clock_us)
+
+    def _read(self, batch: PacketBatch, work: Range, span: tuple[int, int]) -> None:
+        """Dissect what is selected among some packets."""
+        told = self._applications
+        work.bits = read_batch(batch, work.packets, span, work.clock[span[0] :], told)
+        self.counters.dissected, self.counters.undissected = told.dissected, told.skipped
+        self.counters.malformed = told.malformed
 
     def _ranges(self, work: Range, low: int, high: int) -> None:
         """Meter the packets ``low`` to ``high``, in as few plans as hold."""

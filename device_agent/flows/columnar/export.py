@@ -6,7 +6,7 @@ from hashlib import blake2b
 import numpy as np
 import numpy.typing as npt
 
-from contract.features import INDEX, N_FEATURES
+from contract.features import APPLICATIONS, INDEX, N_FEATURES
 from device_agent.flows.columnar.state import HANDSHAKE, HAS_TCP, SUM
 from device_agent.flows.packets import ICMP, ICMPV6, TCP, UDP
 from device_agent.flows.records import EMPTY, IDENTITY, FlowBatch
@@ -45,6 +45,8 @@ _PAYLOAD_BYTES, _PAYLOAD_PKTS = (
 _DURATIONS = _at("duration_s", "fwd_duration_s", "bwd_duration_s")
 _BYTES_PER_S = _at("bytes_per_s", "fwd_bytes_per_s", "bwd_bytes_per_s")
 _INIT_WINDOWS = _at("fwd_init_win", "bwd_init_win")
+_RETRANSMITTED = _at("fwd_retrans_pkts", "bwd_retrans_pkts")
+_APPLICATIONS = _at(*(f"{name}_pkts" for name, _ in APPLICATIONS))
 _OPENED = _at(*(f"initiator_{name}" for name in Opened._fields))
 _FLAGS = [
     ((_at(f"fwd_{low}_pkts", f"bwd_{low}_pkts"), _at(f"fwd_{high}_pkts", f"bwd_{high}_pkts")), f"{low}_{high}")
@@ -150,6 +152,7 @@ def _features(flows: npt.NDArray[np.void]) -> F64:
     out[INDEX["down_up_ratio"]] = _ratio(pkts[2], pkts[1])
     out[INDEX["handshake_done"]] = (tcp & (HAS_TCP | HANDSHAKE)) == (HAS_TCP | HANDSHAKE)
     out[_INIT_WINDOWS] = np.maximum(flows["window"], 0).T
+    out[_RETRANSMITTED], out[_APPLICATIONS] = flows["retransmitted"].T, flows["applications"].T
     out[_OPENED] = opened.T
     for names, pair in _FLAGS:
         out[names[0]] = sums[SUM[pair]] & _LOW_HALF

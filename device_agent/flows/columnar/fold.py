@@ -8,6 +8,7 @@ from device_agent.flows.columnar.cut import Plan
 from device_agent.flows.columnar.flows import FlowTable
 from device_agent.flows.columnar.parse import Packets
 from device_agent.flows.columnar.parts import Parts, Sorted
+from device_agent.flows.columnar.retransmissions import fold_retransmissions
 from device_agent.flows.columnar.sequence import DROPPED, NEXT_PART, NO_REASON, OPENS
 from device_agent.flows.columnar.tcp_state import fold_tcp, fold_windows
 from device_agent.flows.packets import ACK, RST, SYN
@@ -87,6 +88,7 @@ def fold(parts: Parts, packets: Packets, table: FlowTable) -> tuple[npt.NDArray[
     firsts = _count(flows, given)
     fold_windows(flows, given, firsts)
     fold_tcp(flows, given)
+    fold_retransmissions(flows, given)
     return flows, _answers(flows, given, firsts)
 
 

@@ -33,7 +33,7 @@ class Headers:
 
     ``addresses`` are both IPv4 addresses, ``ports`` both ports, the source in the upper half. Addresses of IPv6 packets
     are four words in ``v6_words`` (source, then destination), for the ascending positions ``v6_at``. ``proto`` holds
-    the VLAN tags too: ``vlan << 8 | proto``.
+    the VLAN tags too: ``vlan << 8 | proto``. ``network_at`` is where in the frame the IP header begins.
     """
 
     reason: U8
@@ -42,6 +42,7 @@ class Headers:
     proto: U64
     ip_len: I64
     payload_len: I64
+    network_at: U8
     flags: U8
     seq: npt.NDArray[np.uint32]
     window: npt.NDArray[np.uint16]
@@ -64,6 +65,7 @@ class Headers:
             proto=words(),
             ip_len=np.zeros(n, dtype=np.int64),
             payload_len=np.zeros(n, dtype=np.int64),
+            network_at=np.zeros(n, dtype=np.uint8),
             flags=np.zeros(n, dtype=np.uint8),
             seq=np.zeros(n, dtype=np.uint32),
             window=np.zeros(n, dtype=np.uint16),
@@ -117,6 +119,7 @@ class _Reader:
 
     def __init__(self, batch: PacketBatch, out: Headers) -> None:
         self._bytes = _Bytes(batch.data)
+        self._offsets = batch.offsets
         self._link_type = batch.link_type
         self._out = out
         self._v6: list[tuple[npt.NDArray[np.intp], U64]] = []
@@ -197,6 +200,7 @@ class _Reader:
         frames, header = frames.take(kept), header[kept]
         at, row = frames.at, frames.row
         out.is_v6[row] = False
+        out.network_at[row] = at - self._offsets[row]
         out.addresses[row] = read.word(at + 12)
         out.ip_len[row] = frames.rest
         proto, later = read.u8(at + 9), read.number(at + 6, 2) & 0x1FFF != 0
@@ -215,6 +219,7 @@ class _Reader:
         frames.rest = np.where(payload != 0, np.minimum(40 + payload, frames.rest), frames.rest)
         out.ip_len[row] = frames.rest
         out.is_v6[row] = True
+        out.network_at[row] = at - self._offsets[row]
         self._v6.append((row, np.stack([read.word(at + 8 * i) for i in range(1, 5)], axis=1)))
         out.addresses[row] = 0
         frames.at, frames.rest = at + 40, frames.rest - 40
@@ -353,6 +358,7 @@ def _read_one_by_one(batch: PacketBatch, rows: npt.NDArray[np.intp], captured: I
     out.proto[at] = [p.vlan << 8 | p.proto for p in found]
     lengths = np.array([(p.ip_len, p.payload_len) for p in found], dtype=np.int64)
     out.ip_len[at], out.payload_len[at] = lengths[:, 0], lengths[:, 1]
+    out.network_at[at] = [p.payload_at - (p.ip_len - p.payload_len) for p in found]
     tcp = np.array([(p.tcp_flags, p.seq, p.window, p.has_tcp) for p in found], dtype=np.int64)
     out.flags[at], out.seq[at], out.window[at], out.has_tcp[at] = tcp.T
     out.is_v6[at] = False

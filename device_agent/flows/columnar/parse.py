@@ -59,6 +59,8 @@ class Packets:
         Whether both endpoints are one.
     ip_len, payload_len
         Bytes.
+    network_at
+        Where in the frame the IP header begins.
     flags, seq, window
         Of the TCP header; ``flags`` is 0 without one, the others mean nothing.
     has_tcp
@@ -75,6 +77,7 @@ class Packets:
     symmetric: Bool
     ip_len: I64
     payload_len: I64
+    network_at: npt.NDArray[np.uint8]
     flags: npt.NDArray[np.uint8]
     seq: npt.NDArray[np.uint32]
     window: npt.NDArray[np.uint16]
@@ -190,6 +193,7 @@ def _common(batch: PacketBatch, captured: I64) -> Headers:
         proto=proto.astype(np.uint64),
         ip_len=total.astype(np.int64),
         payload_len=np.maximum(payload, 0).astype(np.int64),
+        network_at=np.full(n, start, dtype=np.uint8),
         flags=(view["flags"] & np.uint8(0x3F)) * is_tcp,
         seq=view["seq"].astype(np.uint32),
         window=view["window"].astype(np.uint16),
@@ -248,6 +252,7 @@ def _packets(headers: Headers, kept: npt.NDArray[np.intp] | None) -> Packets:
         symmetric=symmetric,
         ip_len=headers.ip_len,
         payload_len=headers.payload_len,
+        network_at=headers.network_at,
         flags=headers.flags,
         seq=headers.seq,
         window=headers.window,

@@ -9,6 +9,8 @@ A new statistic is one more entry in a table below: a sum, a least or a greatest
 import numpy as np
 import numpy.typing as npt
 
+from device_agent.flows.applications import N_APPLICATIONS
+
 U64 = npt.NDArray[np.uint64]
 I64 = npt.NDArray[np.int64]
 
@@ -70,14 +72,18 @@ FLOW = np.dtype(
         ("sums", "u8", (2, len(SUMS))),
         ("least", "i8", (2, len(EXTREMES))),
         ("greatest", "i8", (2, len(EXTREMES))),
+        ("top", "i8", (2,)),
+        ("retransmitted", "u4", (2,)),
+        ("applications", "u4", (N_APPLICATIONS,)),
     ],
     align=True,
 )
 """A flow, or one part of it. Direction 0 is forward. ``swapped`` packets of the key are the forward ones if
 ``swapped`` is set. ``answered`` says whether a packet other than a RST came back; ``number`` which opened flow it is;
 ``opened`` holds ``windows.Opened``. ``window`` is the first window field of each direction, -1 before it; ``isn`` the
-sequence number of the last forward SYN, -1 before it. Times and gaps are microseconds. ``flow_t`` of
-``flows/fast/meter.c`` has this layout."""
+sequence number of the last forward SYN, -1 before it; ``top`` where the payload of each direction ends at most, -1
+before any; ``retransmitted`` counts packets of each direction, ``applications`` by what dissection told of them. Times
+and gaps are microseconds. ``flow_t`` of ``flows/fast/meter.c`` has this layout."""
 
 
 def blank(n: int) -> npt.NDArray[np.void]:
@@ -87,6 +93,7 @@ def blank(n: int) -> npt.NDArray[np.void]:
     flows["isn"] = -1
     flows["gap_min"] = NONE
     flows["least"] = NONE
+    flows["top"] = -1
     return flows
 
 
@@ -129,5 +136,6 @@ def merge(new: npt.NDArray[np.void], old: npt.NDArray[np.void]) -> None:
         new[name] = np.minimum(new[name], old[name])
     for name in ("greatest", "gap_max"):
         new[name] = np.maximum(new[name], old[name])
-    new["gap_squares"] += old["gap_squares"]
+    for name in ("gap_squares", "retransmitted", "applications"):
+        new[name] += old[name]
     new["first"] = old["first"]

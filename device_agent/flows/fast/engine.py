@@ -11,6 +11,7 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from device_agent.flows.applications import KINDS, MAX_PAYLOAD, Applications, Dissector, Kind
 from device_agent.flows.columnar.engine import supports
 from device_agent.flows.columnar.export import records
 from device_agent.flows.columnar.openings import N_OPENED, Openings
@@ -24,7 +25,7 @@ _EXPIRE_GRACE_US = _SECOND_US
 _LATEST_US = 1 << 62
 _MAX_OUT = 4_096
 _MAX_EVENTS = 8_192
-_DONE, _STEPPED = 0, 2
+_DONE, _STEPPED, _SELECTED = 0, 2, 3
 
 _Scalar = TypeVar("_Scalar", bound=np.generic)
 
@@ -54,6 +55,8 @@ class FastMeter:
         Timeouts and bounds.
     seed
         Secret of the hash, below 2**64; ``None`` draws one.
+    dissector
+        Reads application payloads; without one their counts are 0.
 
     Attributes
     ----------
@@ -68,7 +71,9 @@ class FastMeter:
         If there is no memory for the table.
     """
 
-    def __init__(self, settings: MeterSettings | None = None, *, seed: int | None = None) -> None:
+    def __init__(
+        self, settings: MeterSettings | None = None, *, seed: int | None = None, dissector: Dissector | None = None
+    ) -> None:
         self._meter: int | None = None
         settings = settings or MeterSettings()
         library = load()
@@ -82,13 +87,18 @@ class FastMeter:
         self._meter = library.kw_new(idle_us, active_us, settings.max_flows, seed, _MAX_OUT, _MAX_EVENTS)
         if not self._meter:
             raise MemoryError(f"no memory for a table of {settings.max_flows} flows")
+        library.kw_early(self._meter, settings.early_pkts, settings.early_us)
+        self._applications = Applications(dissector, settings.dissect_pps)
+        if self._applications.on and not library.kw_select(self._meter, KINDS.ctypes.data, settings.dissect_pps):
+            raise MemoryError("no memory for the ports of applications")
+        self._selected = self._view(library.kw_selected(self._meter), 3, np.dtype(np.int64))
         self._out = self._view(library.kw_out(self._meter), _MAX_OUT + 4, FLOW)
         self._reasons = self._view(library.kw_out_reason(self._meter), _MAX_OUT + 4, np.dtype(np.uint8))
         self._events = self._view(library.kw_events(self._meter), _MAX_EVENTS + 2, _EVENT)
         self._openings = Openings()
         self._n_opened = 0
         self._closed: list[tuple[npt.NDArray[np.void], npt.NDArray[np.uint8]]] = []
-        self._totals = np.zeros(3 + len(IGNORE_REASONS) + len(EndReason), dtype=np.int64)
+        self._totals = np.zeros(4 + len(IGNORE_REASONS) + len(EndReason), dtype=np.int64)
         self.counters = MeterCounters()
 
     def __del__(self) -> None:
@@ -110,9 +120,15 @@ class FastMeter:
         times = np.ascontiguousarray(batch.ts_us, dtype=np.int64)
         wire = np.ascontiguousarray(batch.wire_len, dtype=np.int32)
         columns = [column.ctypes.data for column in (data, offsets, times, wire)]
-        at, n, why = 0, len(batch), ctypes.c_int32(_DONE)
+        at, n, why, bits = 0, len(batch), ctypes.c_int32(_DONE), -1
         while at < n:
-            at = self._library.kw_feed(self._meter, *columns, batch.link_type, at, n, ctypes.byref(why))
+            at = self._library.kw_feed(self._meter, *columns, batch.link_type, at, n, bits, ctypes.byref(why))
+            bits = -1
+            if why.value == _SELECTED:
+                kind, start, size = self._selected.tolist()
+                start += int(offsets[at])
+                bits = self._applications.dissect(Kind(kind), data[start : start + min(size, MAX_PAYLOAD)].tobytes())
+                continue
             self._drain()
             if why.value == _STEPPED:
                 self._openings.windows.clear()
@@ -161,9 +177,10 @@ class FastMeter:
     def _take(self) -> FlowBatch:
         """Bring the counters up to date; return and forget the records closed so far."""
         self._library.kw_counters(self._meter, self._totals.ctypes.data)
-        metered, flows, steps, *rest = self._totals.tolist()
-        counters = self.counters
+        metered, flows, steps, skipped, *rest = self._totals.tolist()
+        counters, told = self.counters, self._applications
         counters.metered, counters.flows, counters.clock_steps = metered, flows, steps
+        counters.dissected, counters.undissected, counters.malformed = told.dissected, skipped, told.malformed
         counters.ignored.update(zip(IGNORE_REASONS, rest, strict=False))
         names = (reason.name.lower() for reason in EndReason)
         counters.records.update(zip(names, rest[len(IGNORE_REASONS) :], strict=True))

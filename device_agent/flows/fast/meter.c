@@ -3,24 +3,28 @@
  * The rules are those of device_agent/flows/meter.py and packets.py; this file holds them a second time for speed and is
  * tested to give the same records. The table and the records belong to this library; Python views the records as an
  * array of FLOW (device_agent/flows/columnar/state.py), whose layout kw_flow_bytes() confirms. Windows of initiators stay
- * in Python: what was opened and answered is listed in `events`, and kw_set_opened() brings the features back. */
+ * in Python: what was opened and answered is listed in `events`, and kw_set_opened() brings the features back. So does
+ * dissection: kw_feed() stops at a selected packet, and the next call brings what it is. */
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 
 enum { ARP, NON_IP, LINK_TYPE, TRUNCATED_LINK, TRUNCATED_IP, MALFORMED_IP, TRUNCATED_TRANSPORT, MALFORMED_TRANSPORT,
        AFTER_TCP_END, N_REASONS, METERED = -1 };
-enum { IDLE, ACTIVE, TCP_END, EVICT, FLUSH, N_ENDS };
+enum { IDLE, ACTIVE, TCP_END, EVICT, FLUSH, EARLY, N_ENDS };
 enum { FIN = 1, SYN = 2, RST = 4, PSH = 8, ACK = 16, URG = 32 };
 enum { HANDSHAKE = 3, ANSWERED = 4, FIN_FORWARD = 8, FIN_BACKWARD = 16, CLOSED_FORWARD = 32, HAS_TCP = 64 };
 enum { N_OPENED = 7, EVENTS_A_PACKET = 2 };
-enum { DONE, FULL, STEPPED };                       /* why a call returned */
+enum { DONE, FULL, STEPPED, SELECTED };             /* why a call returned */
 #define SECOND 1000000LL
 #define TRAILING (5 * SECOND)
 #define CLOCK_STEP (60 * SECOND)
 #define LATEST (1LL << 62)
 #define UNSEEN INT64_MAX
 #define NIL (-1)
+#define N_APPLICATIONS 10
+#define TLS 8                                       /* applications.Kind.TLS */
+#define HANDSHAKE_RECORD 0x16
 #define MIN(a, b) ((a) < (b) ? (a) : (b))
 #define MAX(a, b) ((a) > (b) ? (a) : (b))
 
@@ -35,7 +39,8 @@ typedef struct {                                    /* state.FLOW, aligned */
     uint64_t gap_squares;
     int64_t side_first[2], side_last[2];
     uint64_t sums[2][9];
-    int64_t least[2][2], greatest[2][2];
+    int64_t least[2][2], greatest[2][2], top[2];
+    uint32_t retransmitted[2], applications[N_APPLICATIONS];
 } flow_t;
 
 typedef struct { uint64_t k0, k1, x[4]; uint8_t v6; } keyed_t;
@@ -59,21 +64,23 @@ typedef struct {
     table_t live, ended;
     flow_t *flows;
     uint64_t seed;
-    int64_t *ended_us, idle, active, clock, next_tick;
-    int32_t max_flows;
+    int64_t *ended_us, idle, active, clock, next_tick, early_us;
+    int32_t max_flows, early_pkts;
+    uint8_t *kinds;                                 /* applications.KINDS; NULL without a dissector */
+    int64_t second, left, per_s, selected[3];       /* budget; the selected packet: kind, begin and size of its payload */
     flow_t *out;                                    /* closed flows, to be taken by Python */
     uint8_t *out_reason;
     int32_t n_out, max_out;
     event_t *events;
     int32_t n_events, max_events;
-    int64_t metered, opened, steps, ignored[N_REASONS], closed[N_ENDS];
+    int64_t metered, opened, steps, skipped, ignored[N_REASONS], closed[N_ENDS];
 } meter_t;
 
 typedef struct {
     keyed_t key;
-    int64_t ip_len, payload;
+    int64_t ip_len, payload, payload_at;
     uint32_t seq;
-    uint16_t window;
+    uint16_t window, sport, dport;
     uint8_t flags, has_tcp, swapped, symmetric;
 } packet_t;
 
@@ -211,6 +218,9 @@ static int transport(packet_t *p, const uint8_t *f, int64_t cap, int64_t at, int
         sport = u16(f + at); dport = u16(f + at + 2);
         p->payload = length - 8;
     } else if (proto == 1 || proto == 58) p->payload = MAX(0, length - 8);
+    p->payload_at = at + length - p->payload;
+    p->sport = (uint16_t)sport;
+    p->dport = (uint16_t)dport;
     set_key(p, src, dst, v6, sport, dport, proto, vlan);
     return METERED;
 }
@@ -299,6 +309,8 @@ static void begin(flow_t *f, int64_t now) {
     memset(f->side_last, 0, sizeof f->side_last);
     memset(f->sums, 0, sizeof f->sums);
     memset(f->greatest, 0, sizeof f->greatest);
+    memset(f->retransmitted, 0, sizeof f->retransmitted);
+    memset(f->applications, 0, sizeof f->applications);
     for (int i = 0; i < 4; i++) f->least[i / 2][i % 2] = UNSEEN;
 }
 
@@ -328,6 +340,15 @@ static void count(flow_t *f, const packet_t *p, int64_t now, int side) {
     s[6] += (uint64_t)((p->flags & SYN) != 0) | (uint64_t)((p->flags & ACK) != 0) << 32;
     s[7] += (uint64_t)((p->flags & FIN) != 0) | (uint64_t)((p->flags & RST) != 0) << 32;
     s[8] += (uint64_t)((p->flags & PSH) != 0) | (uint64_t)((p->flags & URG) != 0) << 32;
+}
+
+/* Take in where the payload of a TCP segment ends: TcpState.repeats of tcp.py. */
+static void note_payload(flow_t *f, const packet_t *p, int side) {
+    if (!p->has_tcp || !p->payload) return;
+    uint32_t end = p->seq + (uint32_t)p->payload + ((p->flags & SYN) != 0);
+    uint32_t ahead = end - (uint32_t)f->top[side];
+    if (f->top[side] >= 0 && (ahead == 0 || ahead >= 0x80000000u)) f->retransmitted[side]++;
+    else f->top[side] = end;
 }
 
 /* Take in the flags of a TCP packet; return whether the connection ended with it. */
@@ -428,13 +449,44 @@ static int32_t open_flow(meter_t *m, const packet_t *p, uint64_t h, int64_t now)
     f->number = m->opened++;
     memset(f->opened, 0, sizeof f->opened);
     f->window[0] = f->window[1] = -1;
+    f->top[0] = f->top[1] = -1;
     f->isn = -1;
     begin(f, now);
     tell(m, slot, 0);
     return slot;
 }
 
-static void meter_packet(meter_t *m, const packet_t *p, int64_t now) {
+/* Whether a packet is selected for dissection: applications.payload_of; its payload is noted in `selected`. */
+static int is_selected(meter_t *m, const packet_t *p, const uint8_t *f, int64_t cap) {
+    const uint8_t *by_port = m->kinds + ((p->key.k1 & 0xFF) == 6) * 65536;
+    int kind = MAX(by_port[p->sport], by_port[p->dport]);
+    if (!kind) return 0;
+    int64_t size = MIN(p->payload, cap - p->payload_at);
+    if (size <= 0 || (kind == TLS && f[p->payload_at] != HANDSHAKE_RECORD)) return 0;
+    m->selected[0] = kind;
+    m->selected[1] = p->payload_at;
+    m->selected[2] = size;
+    return 1;
+}
+
+/* Applications.take for one packet. */
+static int within_budget(meter_t *m) {
+    int64_t second = m->clock / SECOND;
+    if (second != m->second) {
+        m->second = second;
+        m->left = m->per_s;
+    }
+    if (m->left) return m->left--, 1;
+    m->skipped++;
+    return 0;
+}
+
+static int is_early(const meter_t *m, const flow_t *f) {
+    return (m->early_pkts && f->sums[0][0] + f->sums[1][0] >= (uint64_t)m->early_pkts) ||
+           (m->early_us && f->last - f->first >= m->early_us);
+}
+
+static void meter_packet(meter_t *m, const packet_t *p, int64_t now, uint32_t bits) {
     uint64_t h = hash(m, &p->key);
     int32_t slot = find(&m->live, &p->key, h);
     int opens_tcp = (p->flags & (SYN | ACK)) == SYN;
@@ -474,11 +526,18 @@ static void meter_packet(meter_t *m, const packet_t *p, int64_t now) {
         f->answered = 1;
         tell(m, slot, 1);
     }
+    int was_early = f->part || is_early(m, f);
     count(f, p, now, !forward);
-    if (f->tcp & HAS_TCP && note(f, p, forward)) {
-        close_flow(m, slot, TCP_END);
-        remember_end(m, &p->key, h, now);
+    for (int i = 0; bits; i++, bits >>= 1) f->applications[i] += bits & 1;
+    if (f->tcp & HAS_TCP) {
+        note_payload(f, p, !forward);
+        if (note(f, p, forward)) {
+            close_flow(m, slot, TCP_END);
+            remember_end(m, &p->key, h, now);
+            return;
+        }
     }
+    if (!was_early && is_early(m, f)) emit(m, slot, EARLY);
 }
 
 /* ---- what Python calls ---- */
@@ -491,7 +550,7 @@ void kw_free(meter_t *m) {
     free(m->live.nodes); free(m->live.index); free(m->live.unused);
     free(m->ended.nodes); free(m->ended.index); free(m->ended.unused);
     free(m->flows); free(m->ended_us);
-    free(m->out); free(m->out_reason); free(m->events);
+    free(m->out); free(m->out_reason); free(m->events); free(m->kinds);
     free(m);
 }
 
@@ -511,9 +570,25 @@ meter_t *kw_new(int64_t idle, int64_t active, int32_t max_flows, uint64_t seed, 
     return NULL;
 }
 
-/* Meter the packets from `at` to `n`; return the first one not consumed, and in `why` the reason to stop there. */
+/* When flows get their early records; 0 for never. */
+void kw_early(meter_t *m, int32_t pkts, int64_t after_us) {
+    m->early_pkts = pkts;
+    m->early_us = after_us;
+}
+
+/* Select packets by `kinds` (2 x 65536 bytes), `per_s` in each second; return whether there was memory for that. */
+int32_t kw_select(meter_t *m, const uint8_t *kinds, int64_t per_s) {
+    if (!(m->kinds = malloc(2 * 65536))) return 0;
+    memcpy(m->kinds, kinds, 2 * 65536);
+    m->second = -1;
+    m->per_s = per_s;
+    return 1;
+}
+
+/* Meter the packets from `at` to `n`; return the first one not consumed, and in `why` the reason to stop there. SELECTED:
+ * kw_selected() tells of its payload, and the next call brings as `bits` what it is; else `bits` is -1. */
 int64_t kw_feed(meter_t *m, const uint8_t *data, const int64_t *offsets, const int64_t *times, const int32_t *wire,
-                int32_t link_type, int64_t at, int64_t n, int32_t *why) {
+                int32_t link_type, int64_t at, int64_t n, int32_t bits, int32_t *why) {
     packet_t p;
     *why = DONE;
     for (; at < n; at++) {
@@ -522,7 +597,15 @@ int64_t kw_feed(meter_t *m, const uint8_t *data, const int64_t *offsets, const i
         if ((*why = advance(m, now)) != DONE) return at;
         int reason = parse(&p, data + offsets[at], offsets[at + 1] - offsets[at], wire[at], link_type);
         if (reason != METERED) m->ignored[reason]++;
-        else meter_packet(m, &p, now);
+        else {
+            if (bits < 0 && m->kinds && p.payload && is_selected(m, &p, data + offsets[at], offsets[at + 1] - offsets[at]) &&
+                within_budget(m)) {
+                *why = SELECTED;
+                return at;
+            }
+            meter_packet(m, &p, now, (uint32_t)MAX(bits, 0));
+            bits = -1;
+        }
     }
     return at;
 }
@@ -549,13 +632,14 @@ flow_t *kw_out(meter_t *m) { return m->out; }
 uint8_t *kw_out_reason(meter_t *m) { return m->out_reason; }
 event_t *kw_events(meter_t *m) { return m->events; }
 int32_t kw_take(meter_t *m) { int32_t n = m->n_out; m->n_out = 0; return n; }
+int64_t *kw_selected(meter_t *m) { return m->selected; }
 int32_t kw_n_events(meter_t *m) { return m->n_events; }
 int32_t kw_live(meter_t *m) { return m->live.n; }
 
 void kw_counters(meter_t *m, int64_t *to) {
-    to[0] = m->metered; to[1] = m->opened; to[2] = m->steps;
-    memcpy(to + 3, m->ignored, sizeof m->ignored);
-    memcpy(to + 3 + N_REASONS, m->closed, sizeof m->closed);
+    to[0] = m->metered; to[1] = m->opened; to[2] = m->steps; to[3] = m->skipped;
+    memcpy(to + 4, m->ignored, sizeof m->ignored);
+    memcpy(to + 4 + N_REASONS, m->closed, sizeof m->closed);
 }
 
 /* BLAKE2b (RFC 7693) of messages of `size` bytes, at most one block each, to 8 bytes: the ids of flows. */

@@ -15,8 +15,8 @@ def test_auto_takes_the_compiled_meter_only_where_there_is_one(monkeypatch: pyte
     monkeypatch.setattr(select, "load", lambda: None)
     assert isinstance(make_meter(), ColumnarMeter)
     monkeypatch.setattr(select, "load", lambda: "a library")
-    monkeypatch.setattr(select, "FastMeter", lambda settings: ("fast", settings))
-    assert make_meter() == ("fast", MeterSettings())
+    monkeypatch.setattr(select, "FastMeter", lambda settings, dissector: ("fast", settings, dissector))
+    assert make_meter() == ("fast", MeterSettings(), None)
 
 
 def test_asking_for_a_compiled_meter_that_is_not_there_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -39,6 +39,7 @@ def test_tcp_over_ipv4():
         vlan=0,
         ip_len=43,
         payload_len=3,
+        payload_at=54,
         tcp_flags=SYN | ACK,
         window=512,
         seq=9,

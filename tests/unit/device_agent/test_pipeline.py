@@ -5,7 +5,8 @@ import numpy as np
 from contract import codec
 from contract.features import N_FEATURES
 from contract.initial import initial_theta
-from contract.messages import Verdict
+from contract.messages import MarkSet, Verdict
+from contract.messages.truth import Coverage
 from contract.model import DEFAULT_SPEC, ModelId
 from contract.taxonomy import CLASS_INDEX
 from contract.topics import VERDICT
@@ -13,7 +14,7 @@ from device_agent.choosing import SILENT
 from device_agent.detection.detector import Detector
 from device_agent.detection.suppression import Suppressor
 from device_agent.events import VerdictReceived
-from device_agent.flows.records import IDENTITY, FlowBatch, PacketBatch
+from device_agent.flows.records import IDENTITY, EndReason, FlowBatch, PacketBatch
 from device_agent.inbound import Reader, own_topics
 from device_agent.inference.numpy_engine import NumpyEngine
 from device_agent.labels.source import Source
@@ -89,3 +90,38 @@ def test_a_verdict_on_its_topic_becomes_an_event():
     assert reader.read(topic, codec.encode(verdict)) == VerdictReceived(verdict)
     assert reader.read(topic, b"\xff") is None
     assert sum(reader.refused.values()) == 1
+
+
+def test_early_records_are_judged_and_learnt_from_but_counted_apart_and_kept_out_of_exams():
+    offered = []
+    pipeline, _ = line()
+    pipeline.on_rows = lambda rows, exam, alerted: offered.append((rows, exam, alerted))
+    pipeline.set_marks(
+        MarkSet(
+            run_id="r",
+            device_id="cam-1",
+            coverage=(Coverage(start_us=200 * S, end_us=300 * S, split="exam", default_label="benign"),),
+        )
+    )
+    identity = np.zeros(4, IDENTITY)
+    identity["flow_id"] = (7, 7, 8, 8)
+    identity["ts_start_us"] = np.array((100, 100, 250, 250)) * S
+    identity["end_reason"] = (EndReason.EARLY, EndReason.IDLE) * 2
+    pipeline.meter.next = FlowBatch(identity, np.ones((4, N_FEATURES)))
+    pipeline.feed(packets(100))
+    ((rows, exam, alerted),) = offered
+    assert rows.flow_id.tolist() == [7 | 1 << 63, 7, 8]
+    assert exam.tolist() == [False, False, True]
+    assert len(alerted) == len(rows) == 3
+    assert (pipeline.counters.flows, pipeline.counters.early) == (2, 2)
+
+
+def test_a_batch_of_nothing_but_early_records_of_an_exam_teaches_nothing():
+    pipeline, seen = line()
+    coverage = Coverage(start_us=0, end_us=300 * S, split="exam", default_label="benign")
+    pipeline.set_marks(MarkSet(run_id="r", device_id="cam-1", coverage=(coverage,)))
+    identity = np.zeros(1, IDENTITY)
+    identity["end_reason"] = EndReason.EARLY
+    pipeline.meter.next = FlowBatch(identity, np.ones((1, N_FEATURES)))
+    pipeline.feed(packets(100))
+    assert seen == []

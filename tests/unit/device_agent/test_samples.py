@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from device_agent.labels.source import Source
 from device_agent.samples.buffer import BufferSettings, SampleBuffer
-from device_agent.samples.pool import Pool, Rows
+from device_agent.samples.pool import EARLY_ROW, Pool, Rows
 from device_agent.samples.split import Split, SplitSettings, assign_splits, block_numbers
 
 S = 1_000_000
@@ -197,6 +197,18 @@ def test_a_verdict_relabels_a_row_but_never_an_exam_row():
     assert not b.relabel(99, 4, 3)
     changed = b.rows(Split.TRAIN) if len(b.rows(Split.TRAIN)) else b.rows(Split.VALIDATION)
     assert (changed.y.tolist(), changed.source.tolist()) == ([4], [3])
+
+
+def test_of_a_flow_that_alerted_early_and_at_its_end_one_row_waits():
+    b = buffer()
+    early, closing = rows([-1]), rows([-1])
+    early.flow_id[:] |= EARLY_ROW
+    for row in (early, closing):
+        b.offer(row, none(1), np.ones(1, dtype=bool))
+    waiting = b.take_open(1, 4)
+    assert waiting.flow_id.tolist() == [1]
+    assert waiting.y.tolist() == [4]
+    assert b.take_open(1, 4) is None
 
 
 def test_the_benign_rate_counts_benign_flows_outside_exams():

@@ -1,10 +1,12 @@
 """The sample buffer on disk follows the one in memory."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from contract.features import N_FEATURES
 from device_agent.samples.buffer import BufferSettings, SampleBuffer
-from device_agent.samples.pool import Rows
+from device_agent.samples.pool import EARLY_ROW, Rows
 from device_agent.samples.split import Split
 from device_agent.store.samples import SampleStore
 
@@ -106,3 +108,23 @@ def test_a_verdict_reaches_the_disk_and_leaves_exam_rows_alone(tmp_path):
     assert labels[int(new.flow_id[0])] == 3
     assert labels[int(new.flow_id[35])] == 0
     reopened.close()
+
+
+def test_the_early_row_of_a_flow_is_a_row_of_its_own(tmp_path):
+    """Both outlive a restart, one may give way without the other, and a verdict on the flow labels both."""
+    buffer = SampleBuffer(N_FEATURES, BufferSettings(train_rows=80, validation_rows=30))
+    store = SampleStore(tmp_path / "s.db")
+    for start in range(1, 200, 20):
+        closing = rows(20, start)
+        offer(buffer, store, replace(closing, x=closing.x / 2, flow_id=closing.flow_id | EARLY_ROW))
+        offer(buffer, store, closing)
+    held = np.concatenate([buffer.rows(split).flow_id for split in Split])
+    flows = held & ~EARLY_ROW
+    twice = np.unique(flows)[np.unique(flows, return_counts=True)[1] == 2]
+    assert 0 < len(twice) < len(np.unique(flows))
+    assert buffer.relabel(int(twice[0]), 3, 3)
+    store.relabel(int(twice[0]), 3, 3)
+    store.close()
+    restored = SampleStore(tmp_path / "s.db").load()
+    assert_same(buffer, restored)
+    assert sum(int((kept.y == 3).sum()) for kept in restored.values()) == 2
