@@ -35,16 +35,18 @@ def render_markdown() -> str:
         (
             f"MQTT, root `{ROOT}`. Generated from `contract/topics.py`; do not edit. A device publishes only below its "
             "own id, and its MQTT user name is that id. CBOR between machines, JSON where people read. Payloads over "
-            "64 KiB are offered and pulled in chunks. Expiry is MQTT 5's message expiry; without it, nothing breaks. "
+            "64 KiB are offered and pulled in chunks. Expiry is MQTT 5's message expiry; a request on MQTT 5 names the "
+            "topic of its answer and a correlation, which the answer repeats. Without both, nothing breaks. "
             "Schemas: `docs/schema/`; examples of every message: `tests/golden/messages/`."
         ),
         "",
-        "| topic | message | encoding | publisher | readers | QoS | retained | expires | max bytes |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| topic | message | encoding | publisher | readers | QoS | retained | expires | answered on | max bytes |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     lines += [
         f"| `{t.full}` | {t.message.__name__} | {t.message.encoding} | {t.publisher} | "
         f"{', '.join(t.readers)} | {t.qos} | {'yes' if t.retain else 'no'} | {_expiry_text(t)} | "
+        f"{t.answer or ''} | "
         f"{t.message.max_bytes:,} |"
         for t in TOPICS
     ]

@@ -5,7 +5,7 @@ Brokers' access rules and the docs are generated from ``TOPICS``.
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from contract import CONTRACT_MAJOR
@@ -74,6 +74,8 @@ class Topic:
         Only a saving: what is late is refused by its payload as well.
     versioned
         Whether the contract's major is a level of the topic.
+    answer
+        Last level of the topic on which the other side answers; MQTT 5 names it as the response topic.
     """
 
     name: str
@@ -85,6 +87,7 @@ class Topic:
     retain: bool
     expiry: Expiry = "never"
     versioned: bool = True
+    answer: str | None = None
 
     @property
     def full(self) -> str:
@@ -119,6 +122,10 @@ def _device(
     return Topic(name, f"device/{{device}}/{name}", message, "device", ("gateway", "harness"), qos, retain, expiry)
 
 
+def _asks(topic: Topic, answer: str) -> Topic:
+    return replace(topic, answer=answer)
+
+
 def _to_device(name: str, message: type[Message], *, retain: bool, expiry: Expiry = "never") -> Topic:
     return Topic(name, f"device/{{device}}/{name}", message, "gateway", ("device", "harness"), 1, retain, expiry)
 
@@ -129,21 +136,21 @@ BIRTH = _device("birth", Birth, retain=True)
 STATUS = _device("status", Status, retain=True)
 TELEMETRY = _device("telemetry", Telemetry, qos=0, expiry=_MINUTE_S)
 SIGNATURE = _device("signature", Signature, retain=True)
-UPDATE = _device("update", ModelUpdate, expiry=_DAY_S)
+UPDATE = _asks(_device("update", ModelUpdate, expiry=_DAY_S), "receipt")
 DECLINE = _device("decline", Decline, expiry=_DAY_S)
 ACTIVE = _device("active", ActiveModel, retain=True)
-REPORT = _device("report", EvaluationReport, expiry=7 * _DAY_S)
+REPORT = _asks(_device("report", EvaluationReport, expiry=7 * _DAY_S), "receipt")
 LOSSES = _device("losses", LossReport, expiry=_DAY_S)
 ALERT = _device("alert", EveAlert, expiry=7 * _DAY_S)
 OFFER = _device("offer", BlobOffer, expiry=_DAY_S)
 CHUNK = _device("chunk", BlobChunk, expiry=_MINUTE_S)
-FETCH = _device("fetch", BlobRequest, expiry=_MINUTE_S)
+FETCH = _asks(_device("fetch", BlobRequest, expiry=_MINUTE_S), "part")
 TASK = _to_device("task", RoundTask, retain=True, expiry="deadline")
 ASSIGNMENT = _to_device("assignment", Assignment, retain=True)
-EVALUATION = _to_device("evaluation", EvaluationRequest, retain=False, expiry=60 * _MINUTE_S)
+EVALUATION = _asks(_to_device("evaluation", EvaluationRequest, retain=False, expiry=60 * _MINUTE_S), "losses")
 RECEIPT = _to_device("receipt", Receipt, retain=False, expiry=_DAY_S)
 VERDICT = _to_device("verdict", Verdict, retain=False, expiry=_DAY_S)
-PULL = _to_device("pull", BlobRequest, retain=False, expiry=_MINUTE_S)
+PULL = _asks(_to_device("pull", BlobRequest, retain=False, expiry=_MINUTE_S), "chunk")
 PART = _to_device("part", BlobChunk, retain=False, expiry=_MINUTE_S)
 RELEASE = Topic("model", "model/{digest}", Release, "gateway", ("device", "harness"), 1, True)
 RELEASE_OFFER = Topic("model-offer", "model/{digest}/offer", BlobOffer, "gateway", ("device", "harness"), 1, True)

@@ -5,9 +5,10 @@ from collections.abc import Callable
 
 from contract import codec
 from contract.errors import ContractError
+from contract.extras import NONE, Extras, extras_of, response_topic
 from contract.messages import BlobOffer, BlobRequest, Message
 from contract.messages.transfer import CHUNK_BYTES, INLINE_BYTES
-from contract.topics import CHUNK, OFFER, Topic
+from contract.topics import CHUNK, OFFER, Topic, parse
 from contract.transfer import make_chunk, make_offer, span
 from device_agent.store.outbox import Kind, Outbox, Waiting
 from device_agent.transport import Transport
@@ -64,19 +65,18 @@ class Post:
         """Whether the broker hears us."""
         return self._transport is not None and self._transport.connected
 
-    def say(self, topic: Topic, message: Message) -> None:
-        """Publish now if the broker hears us; what is retained or periodic is said again anyway."""
+    def say(self, topic: Topic, message: Message, *, echo: bytes | None = None) -> None:
+        """Publish now if the broker hears us; what is retained or periodic is said again anyway.
+
+        ``echo`` is the correlation of the request that the message answers.
+        """
         if not self.online or self._transport is None:
             return
         payload = self._encode(message)
         if payload is not None:
-            self._transport.publish(
-                topic.of(device=self._device_id),
-                payload,
-                qos=topic.qos,
-                retain=topic.retain,
-                expiry_s=topic.expiry if isinstance(topic.expiry, int) else None,
-            )
+            where = topic.of(device=self._device_id)
+            extras = extras_of(topic, where, message, echo=echo)
+            self._transport.publish(where, payload, qos=topic.qos, retain=topic.retain, extras=extras)
 
     def keep(self, kind: Kind, topic: Topic, messages: dict[str, Message]) -> None:
         """Put messages into the outbox by their keys; a device without a broker keeps none."""
@@ -101,7 +101,7 @@ class Post:
         """Send an update again with the next :meth:`flush`."""
         self._unanswered.pop(key, None)
 
-    def supply(self, request: BlobRequest) -> None:
+    def supply(self, request: BlobRequest, correlation: bytes | None = None) -> None:
         """Send the chunks that the gateway asks for; what is not offered is counted."""
         key = next((key for key, offer in self._offers.items() if offer.digest == request.digest), None)
         if key is None:
@@ -113,7 +113,7 @@ class Post:
         for index in request.wanted:
             data = self._outbox.part(key, *span(offer, index))
             if data:
-                self.say(CHUNK, make_chunk(offer.digest, index, data))
+                self.say(CHUNK, make_chunk(offer.digest, index, data), echo=correlation)
 
     def flush(self) -> None:
         """Send what waits, a window at a time."""
@@ -147,11 +147,12 @@ class Post:
         if self._transport is None:
             return None
         if message.kind != "update" or len(message.payload) <= self._inline_bytes:
-            return self._transport.publish(message.topic, message.payload, qos=1)
+            return self._transport.publish(message.topic, message.payload, qos=1, extras=_extras(message))
         chunk_bytes = min(CHUNK_BYTES, self._inline_bytes)
         offer = make_offer("update", message.key, message.payload, chunk_bytes=chunk_bytes)
         self._offers[message.key] = offer
-        return self._transport.publish(OFFER.of(device=self._device_id), codec.encode(offer), qos=1)
+        where = OFFER.of(device=self._device_id)
+        return self._transport.publish(where, codec.encode(offer), qos=1, extras=extras_of(OFFER, where, offer))
 
     def _encode(self, message: Message) -> bytes | None:
         try:
@@ -162,3 +163,15 @@ class Post:
 
     def _count(self, reason: str) -> None:
         self.counters[reason] = self.counters.get(reason, 0) + 1
+
+
+def _extras(message: Waiting) -> Extras:
+    """Return what to say about a message of the outbox, which is known by its topic and key alone."""
+    try:
+        row = parse(message.topic).topic
+    except ContractError:
+        # Written by an earlier version of the agent; it is sent as it is.
+        return NONE
+    answered = response_topic(row, message.topic)
+    expiry_s = row.expiry if isinstance(row.expiry, int) else None
+    return Extras(expiry_s, answered, message.key.encode() if answered else None)

@@ -161,19 +161,19 @@ class Agent:
                 case LinkDown(reason):
                     log.info("event=disconnected reason=%r", reason)
                     self._hear(Disconnected())
-                case Arrived(topic, payload):
-                    self._take(topic, payload)
+                case Arrived(topic, payload, correlation):
+                    self._take(topic, payload, correlation)
                     self._work_off()
                 case Delivered(handle):
                     self.parts.post.delivered(handle)
 
-    def _take(self, topic: str, payload: bytes) -> None:
+    def _take(self, topic: str, payload: bytes, correlation: bytes | None = None) -> None:
         parts = self.parts
         match parts.reader.read(topic, payload):
             case None:
                 pass
             case BlobRequest() as request:
-                parts.post.supply(request)
+                parts.post.supply(request, correlation)
             case BlobOffer() as offer:
                 # An offer that nobody asked for any more was on its way when its release was let go.
                 if offer.key in parts.machine.subscribed:

@@ -23,6 +23,8 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
+from contract.extras import LONGEST_CORRELATION_BYTES, NONE, Extras
+
 MAX_PACKET_BYTES = 1_048_576
 """Largest payload that is published; a QoS 1 message over a broker's limit would be sent for ever."""
 _SESSION_S = 86_400
@@ -55,6 +57,7 @@ class Arrived:
 
     topic: str
     payload: bytes
+    correlation: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,22 +161,16 @@ class Transport:
                 return events
 
     def publish(
-        self, topic: str, payload: bytes, *, qos: int = 1, retain: bool = False, expiry_s: int | None = None
+        self, topic: str, payload: bytes, *, qos: int = 1, retain: bool = False, extras: Extras = NONE
     ) -> int | None:
-        """Publish; return a handle that :class:`Delivered` names, ``None`` (counted) if it was refused.
-
-        ``expiry_s`` is how long an MQTT 5 broker keeps the message for readers that are away.
-        """
+        """Publish; return a handle that :class:`Delivered` names, ``None`` (counted) if it was refused."""
         if len(payload) > MAX_PACKET_BYTES:
             self._count("publish-oversize")
             return None
         if not self.connected:
             self._count("publish-offline")
             return None
-        properties = None
-        if expiry_s is not None and self._client.protocol == MQTTProtocolVersion.MQTTv5:
-            properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
-            properties.MessageExpiryInterval = expiry_s
+        properties = _properties(extras) if self._client.protocol == MQTTProtocolVersion.MQTTv5 else None
         info = self._client.publish(topic, payload, qos=qos, retain=retain, properties=properties)
         if info.rc != MQTTErrorCode.MQTT_ERR_SUCCESS:
             self._count("publish-refused")
@@ -299,7 +296,7 @@ class Transport:
         self._put(LinkDown("no TCP connection"))
 
     def _on_message(self, _client: Client, _data: object, message: MQTTMessage) -> None:
-        self._put(Arrived(message.topic, bytes(message.payload)))
+        self._put(Arrived(message.topic, bytes(message.payload), _correlation(message)))
 
     def _on_publish(self, _client: Client, _data: object, mid: int, code: ReasonCode, _p: object) -> None:
         if code.is_failure:
@@ -310,6 +307,25 @@ class Transport:
     def _step_down(self) -> None:
         self._rebuild.set()
         self._wake()
+
+
+def _properties(extras: Extras) -> Properties | None:
+    if extras == NONE:
+        return None
+    properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
+    if extras.expiry_s is not None:
+        properties.MessageExpiryInterval = extras.expiry_s
+    if extras.response_topic is not None:
+        properties.ResponseTopic = extras.response_topic
+    if extras.correlation is not None:
+        properties.CorrelationData = extras.correlation
+    return properties
+
+
+def _correlation(message: MQTTMessage) -> bytes | None:
+    """Return the correlation of a request, ``None`` without one (MQTT 3.1.1) or if it is absurdly long."""
+    data = getattr(message.properties, "CorrelationData", None)
+    return bytes(data) if data is not None and len(data) <= LONGEST_CORRELATION_BYTES else None
 
 
 def _tls_context(link: Link) -> ssl.SSLContext:

@@ -52,8 +52,8 @@ class Intake:
         # Told to the machine between two messages: a refusal may be the effect of what it decides just now.
         self._confined_now = [DeviceConfined(device_id, left) for device_id, left, _ in confined if left > 0]
 
-    def take(self, topic: str, payload: bytes) -> None:
-        """Take a message."""
+    def take(self, topic: str, payload: bytes, correlation: bytes | None = None) -> None:
+        """Take a message; ``correlation`` goes back with the answer."""
         if not payload:
             return
         try:
@@ -73,7 +73,7 @@ class Intake:
         except ContractError as error:
             self._performer.count(device_id, "message", error.reason)
             return
-        self._dispatch(device_id, message)
+        self._dispatch(device_id, message, correlation)
         self.tell_confined()
 
     def tick(self, now: float) -> None:
@@ -88,7 +88,7 @@ class Intake:
             self._pulls.forget(confined.device_id)
             self._handle(confined)
 
-    def _dispatch(self, device_id: str, message: Message) -> None:
+    def _dispatch(self, device_id: str, message: Message, correlation: bytes | None) -> None:
         now = time.monotonic()
         match message:
             case BlobOffer():
@@ -102,7 +102,7 @@ class Intake:
                 if whole is not None:
                     self._take_whole(device_id, whole)
             case BlobRequest():
-                self._performer.hand_out(device_id, message)
+                self._performer.hand_out(device_id, message, correlation)
             case _:
                 self._handle(PeerSaid(device_id, message))
 

@@ -3,12 +3,12 @@
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from math import ceil
 
 import numpy as np
 
 from contract import CONTRACT_MAJOR
 from contract.codec import encode
+from contract.extras import NONE, Extras, extras_of
 from contract.messages import (
     ActiveModel,
     BlobRequest,
@@ -86,7 +86,7 @@ class Performer:
     signer
         Signs releases.
     publish
-        ``(topic, payload, qos=, retain=)`` to the broker; returns why not, or ``None``.
+        ``(topic, payload, qos=, retain=, extras=)`` to the broker; returns why not, or ``None``.
     state
         What is announced on ``gateway/state``.
     """
@@ -171,14 +171,14 @@ class Performer:
         """Ask a device for chunks."""
         self._send(PULL.of(device=device_id), request, PULL)
 
-    def hand_out(self, device_id: str, request: BlobRequest) -> None:
+    def hand_out(self, device_id: str, request: BlobRequest, correlation: bytes | None) -> None:
         """Send a device the chunks of a release that it asks for."""
         chunks = self.handout.chunks(request)
         if chunks is None:
             self.count(device_id, "fetch", "unknown")
             return
         for chunk in chunks:
-            self._send(PART.of(device=device_id), chunk, PART)
+            self._send(PART.of(device=device_id), chunk, PART, echo=correlation)
 
     def _perform_delivery(self, effect: Effect) -> None:  # noqa: C901, PLR0912 - one flat table
         """Perform the effects around families, releases and assignments."""
@@ -315,15 +315,11 @@ class Performer:
         receipt = Receipt(device_id=device_id, key=key, accepted=accepted, reason=reason)
         self._send(RECEIPT.of(device=device_id), receipt, RECEIPT)
 
-    def _send(self, topic: str, message: Message, row: Topic) -> None:
-        expiry_s = row.expiry if isinstance(row.expiry, int) else None
-        if isinstance(message, RoundTask):
-            # A round that is over must not reach a device that comes back later.
-            expiry_s = ceil(message.deadline_s)
-        self._send_bytes(topic, encode(message), row, expiry_s=expiry_s)
+    def _send(self, topic: str, message: Message, row: Topic, *, echo: bytes | None = None) -> None:
+        self._send_bytes(topic, encode(message), row, extras=extras_of(row, topic, message, echo=echo))
 
-    def _send_bytes(self, topic: str, payload: bytes, row: Topic, *, expiry_s: int | None = None) -> None:
-        refusal = self._publish(topic, payload, qos=row.qos, retain=row.retain, expiry_s=expiry_s)
+    def _send_bytes(self, topic: str, payload: bytes, row: Topic, *, extras: Extras = NONE) -> None:
+        refusal = self._publish(topic, payload, qos=row.qos, retain=row.retain, extras=extras)
         if refusal == "oversize":
             self.counts["publish.oversize"] += 1
             log.warn("publish-refused", topic=topic, bytes=len(payload), reason=refusal)

@@ -135,8 +135,8 @@ class Service:
                 if reason != self._offline_reason:
                     log.warn("broker-away", broker=self._broker, reason=reason, action="trying again")
                 self._offline_reason = reason
-            case MessageArrived(topic, payload, token):
-                self._intake.take(topic, payload)
+            case MessageArrived(topic, payload, token, correlation):
+                self._intake.take(topic, payload, correlation)
                 self._transport.acknowledge(token)
 
     def _handle(self, event: Event) -> None:

@@ -19,6 +19,7 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
 from contract.codec import encode
+from contract.extras import LONGEST_CORRELATION_BYTES, NONE, Extras
 from contract.messages import GatewayState, Message
 from contract.topics import (
     ACTIVE,
@@ -69,6 +70,7 @@ class MessageArrived:
     topic: str
     payload: bytes
     token: tuple[int, int, int]
+    correlation: bytes | None = None
 
 
 TransportEvent = Connected | Disconnected | MessageArrived
@@ -142,10 +144,8 @@ class Transport:
         """Whether messages would go out now."""
         return self._client.is_connected()
 
-    def publish(self, topic: str, payload: bytes, *, qos: int, retain: bool, expiry_s: int | None = None) -> str | None:
+    def publish(self, topic: str, payload: bytes, *, qos: int, retain: bool, extras: Extras = NONE) -> str | None:
         """Publish, and return why not if it does not go out.
-
-        ``expiry_s`` is how long an MQTT 5 broker keeps the message for readers that are away.
 
         Returns
         -------
@@ -157,10 +157,7 @@ class Transport:
             return "oversize"
         if not self.connected:
             return "offline"
-        properties = None
-        if expiry_s is not None and self._protocol == mqtt.MQTTv5:
-            properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
-            properties.MessageExpiryInterval = expiry_s
+        properties = _properties(extras) if self._protocol == mqtt.MQTTv5 else None
         self._client.publish(topic, payload, qos=qos, retain=retain, properties=properties)
         return None
 
@@ -269,13 +266,32 @@ class Transport:
         if client is not self._client:
             return
         token = (self._connection, message.mid, message.qos)
-        self._put(MessageArrived(message.topic, bytes(message.payload), token))
+        self._put(MessageArrived(message.topic, bytes(message.payload), token, _correlation(message)))
 
     def _put(self, event: TransportEvent) -> None:
         try:
             self._queue.put_nowait(event)
         except Full:
             self.dropped += 1
+
+
+def _properties(extras: Extras) -> Properties | None:
+    if extras == NONE:
+        return None
+    properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
+    if extras.expiry_s is not None:
+        properties.MessageExpiryInterval = extras.expiry_s
+    if extras.response_topic is not None:
+        properties.ResponseTopic = extras.response_topic
+    if extras.correlation is not None:
+        properties.CorrelationData = extras.correlation
+    return properties
+
+
+def _correlation(message: mqtt.MQTTMessage) -> bytes | None:
+    """Return the correlation of a request, ``None`` without one (MQTT 3.1.1) or if it is absurdly long."""
+    data = getattr(message.properties, "CorrelationData", None)
+    return bytes(data) if data is not None and len(data) <= LONGEST_CORRELATION_BYTES else None
 
 
 def _tls_context(broker: BrokerConfig) -> ssl.SSLContext:

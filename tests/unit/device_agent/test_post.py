@@ -20,7 +20,7 @@ class FakeTransport:
         self.sent = []
         self.refuse = False
 
-    def publish(self, topic, payload, *, qos=1, retain=False, expiry_s=None):
+    def publish(self, topic, payload, *, qos=1, retain=False, extras=None):
         if self.refuse:
             return None
         self.sent.append((topic, payload, qos, retain))

@@ -52,7 +52,7 @@ class Bench:
         self.answer = None
         self.performer = Performer(config(), self.store, NoSigner(), self.publish, STATE)
 
-    def publish(self, topic, payload, *, qos, retain, expiry_s=None):
+    def publish(self, topic, payload, *, qos, retain, extras=None):
         row = parse(topic).topic
         assert (qos, retain) == (row.qos, row.retain)
         self.published.append((row.name, payload))
