@@ -78,6 +78,14 @@ def _add_wire(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     issue.add_argument("--days", type=float, default=0.0, help="lifetime (default: 397)")
     revoke = _command(verbs, "revoke", "put the certificates of a name on the revocation list", _pki)
     revoke.add_argument("name", help="device id or serial number")
+    revoke.add_argument(
+        "--reload",
+        nargs="?",
+        const="systemctl reload mosquitto",
+        metavar="COMMAND",
+        help="make the broker read the list, then drop the device's connection (default command: %(const)s)",
+    )
+    revoke.add_argument("--broker", metavar="HOST:PORT", default="localhost:8883", help="default: %(default)s")
     _command(verbs, "rotate", "new keys and certificates for broker and gateway", _pki)
     _reading(_command(verbs, "list", "certificates and their state", _pki))
     join = _command(commands, "join-code", "let a device join once", _join_code)
@@ -290,7 +298,7 @@ def _pki(arguments: argparse.Namespace) -> int:
         case "issue":
             print(commands.issue(directory, arguments.device, arguments.csr, arguments.out, arguments.days))
         case "revoke":
-            print(commands.revoke(directory, arguments.name))
+            print(commands.revoke(directory, arguments.name, broker=arguments.broker, reload=arguments.reload))
         case "rotate":
             print(commands.rotate(directory))
         case _:

@@ -1,15 +1,20 @@
 """The verbs of ``kinwatch-gateway pki``, ``join-code`` and ``enrol-desk``; each returns what to print."""
 
 import re
+import shlex
+import subprocess
 import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from contract.ids import DEVICE_ID_PATTERN
 from gateway.errors import PkiError
+from gateway.pki import kick
 from gateway.pki.register import DEVICE_DAYS, Register
 
 RELOAD = "Mosquitto reads the new files at SIGHUP (systemctl reload mosquitto)"
+_BROKER_TURN_S = 1.0
 _UNITS_S = {"s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0}
 
 
@@ -32,10 +37,40 @@ def issue(directory: Path, device_id: str, csr: Path, out: Path | None, days: fl
     return str(out)
 
 
-def revoke(directory: Path, name: str) -> str:
-    """Revoke what a name holds."""
-    count = Register(directory).revoke(name, now_s=time.time())
-    return f"{name}: {count} certificates revoked in {directory / 'crl.pem'}; {RELOAD} and then drop the connection"
+def revoke(directory: Path, name: str, *, broker: str, reload: str | None) -> str:
+    """Revoke what a name holds; with a command that makes the broker read the list, end its connection as well.
+
+    The order matters: once the broker knows the list, the device cannot come back; then its connection is taken over
+    with a pass of an hour, which is revoked in turn.
+    """
+    register = Register(directory)
+    count = register.revoke(name, now_s=time.time())
+    said = f"{name}: {count} certificates revoked in {directory / 'crl.pem'}"
+    if reload is None:
+        return f"{said}; {RELOAD}; a connection that is up stays until it is dropped (--reload does both)"
+    _reload(reload)
+    if not re.fullmatch(DEVICE_ID_PATTERN, name):
+        return f"{said}; the broker knows; that was a serial number, so no connection was dropped"
+    host, _, port = broker.rpartition(":")
+    if not host or not port.isdigit():
+        raise PkiError(f"--broker {broker}: write HOST:PORT")
+    # The signal is answered in the broker's next turn; a device that is faster would come back with what it has.
+    time.sleep(_BROKER_TURN_S)
+    with register.short_pass(name, now_s=time.time()) as (certificate, key):
+        kick.take_over(
+            name, host=host, port=int(port), authority=register.path("ca.crt"), certificate=certificate, key=key
+        )
+    _reload(reload)
+    return f"{said}; the broker knows, and its connection is dropped"
+
+
+def _reload(command: str) -> None:
+    try:
+        done = subprocess.run(shlex.split(command), capture_output=True, text=True, check=False, timeout=60)
+    except (OSError, ValueError, subprocess.TimeoutExpired) as error:
+        raise PkiError(f"--reload {command!r} cannot be run: {error}") from None
+    if done.returncode:
+        raise PkiError(f"--reload {command!r} failed: {(done.stderr or done.stdout).strip()[:200]}")
 
 
 def rotate(directory: Path) -> str:

@@ -22,6 +22,7 @@ from gateway.pki.authority import Authority, Usage, fingerprint, new_key, privat
 
 DEVICE_DAYS = 397.0
 BROKER = "broker"
+_LENT = ".lent"
 _RESERVED = frozenset({"gateway", "broker", DEFAULT_GATEWAY})
 _DAY_S = 86_400.0
 _PIN_DIGITS = 32
@@ -113,6 +114,19 @@ class Register:
         with self._index() as index:
             entries = [{"serial": serial, **entry} for serial, entry in index["issued"].items()]
         return sorted(entries, key=lambda entry: float(entry["issued_s"]))
+
+    @contextmanager
+    def short_pass(self, name: str, *, now_s: float) -> Iterator[tuple[Path, Path]]:
+        """Lend a certificate and a key of a device's name for an hour; afterwards they are revoked and gone."""
+        _check_device(name)
+        certificate, key = self.path(f"{_LENT}.crt"), self.path(f"{_LENT}.key")
+        self.issue_own(name, _LENT, usage="client", now_s=now_s, days=1.0 / 24.0)
+        try:
+            yield certificate, key
+        finally:
+            certificate.unlink(missing_ok=True)
+            key.unlink(missing_ok=True)
+            self.revoke(name, now_s=now_s)
 
     def is_revoked(self, serial: str) -> bool:
         """Return whether a certificate is revoked or none of ours."""

@@ -6,13 +6,14 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 
 import pytest
 
-from contract.topics import RECEIPT
+from contract.topics import RECEIPT, STATUS
 from device_agent import identity
 from device_agent.errors import EnrolError
-from device_agent.transport import Arrived, Link, LinkUp, Transport
+from device_agent.transport import Arrived, Link, LinkDown, LinkUp, Transport
 from gateway.pki.authority import serial_and_name
 from gateway.pki.desk import Desk
 from tests.integration.pki_rig import MOSQUITTO, Site
@@ -187,3 +188,77 @@ def test_the_command_lines_work_together(site, desk, tmp_path):
     assert run("gateway.cli", "pki", "list", "--config", str(config)).count("plug-1") == 2
     run("gateway.cli", "pki", "revoke", "plug-1", "--config", str(config))
     assert run("gateway.cli", "pki", "list", "--config", str(config)).count("revoked") >= 2
+
+
+class Live:
+    """A device's transport that is up, and what it says about its link."""
+
+    def __init__(self, site, folder, name):
+        link = replace(agent_link(site, folder), client_id=name, will_topic=STATUS.of(device=name))
+        (folder / "ca.crt").write_bytes(site.register.read("ca.crt"))
+        self.transport = Transport(link, (RECEIPT.of(device=name),))
+        self.transport.start()
+        heard(self.transport, LinkUp)
+        self.downs = 0
+
+    def look(self, seconds):
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            self.downs += sum(isinstance(event, LinkDown) for event in self.transport.take())
+            time.sleep(0.02)
+        return self.transport.connected
+
+
+def test_revoking_a_device_ends_its_live_connection_and_no_other(site, tmp_path):
+    """A revocation list alone does not: the broker looks at certificates when a client connects."""
+    config = tmp_path / "gateway.toml"
+    config.write_text(f'[store]\ndir = "s"\n[signing]\ndir = "k"\n[pki]\ndir = "{site.register.path("")}"\n')
+    revoke = [sys.executable, "-m", "gateway.cli", "pki", "revoke", "--config", str(config)]
+    site.revive()
+    bad, good = Live(site, site.device("bad-cam"), "bad-cam"), Live(site, site.device("good-cam"), "good-cam")
+    watcher = site.gateway()
+    try:
+        assert watcher.joined()
+        watcher.listen(STATUS.of(device="bad-cam"))
+        done = subprocess.run([*revoke, "bad-cam"], capture_output=True, text=True, check=True, timeout=30)
+        assert "a connection that is up stays" in done.stdout
+        site.reload()
+        assert bad.look(1.5)
+        assert bad.downs == 0
+        # It has no live certificate left to revoke, so the whole is shown with a new one.
+        site.device("bad-cam")
+        hang_up = ["--broker", f"127.0.0.1:{site.port}", "--reload", f"kill -HUP {site._process.pid}"]
+        done = subprocess.run([*revoke, "bad-cam", *hang_up], capture_output=True, text=True, check=True, timeout=30)
+        assert "its connection is dropped" in done.stdout
+        assert not bad.look(4.0)
+        assert bad.downs >= 2, "dropped, and refused when it came back"
+        assert good.look(0.1)
+        assert good.downs == 0
+        watcher.until(lambda: any(b"revoked" in payload for _, payload in watcher.heard))
+        assert not list(site.register.path("").glob(".lent*"))
+        assert [e["name"] for e in site.register.issued() if e["revoked_s"] is None].count("bad-cam") == 0
+    finally:
+        watcher.close()
+        bad.transport.stop()
+        good.transport.stop()
+
+
+@pytest.mark.parametrize(
+    ("extra", "complaint"),
+    [
+        (["--reload", "false"], "failed"),
+        (["--reload", "no-such-program"], "cannot be run"),
+        (["--reload", "true", "--broker", "here"], "write HOST:PORT"),
+        (["--reload", "true", "--broker", "127.0.0.1:1"], "restart the broker"),
+    ],
+)
+def test_a_revocation_that_cannot_be_carried_out_says_so_in_one_line(site, tmp_path, extra, complaint):
+    config = tmp_path / "gateway.toml"
+    config.write_text(f'[store]\ndir = "s"\n[signing]\ndir = "k"\n[pki]\ndir = "{site.register.path("")}"\n')
+    site.device("odd-cam")
+    command = [sys.executable, "-m", "gateway.cli", "pki", "revoke", "odd-cam", "--config", str(config), *extra]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
+    assert done.returncode != 0
+    assert complaint in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert all(e["revoked_s"] for e in site.register.issued() if e["name"] == "odd-cam")

@@ -378,14 +378,15 @@ class Fleet:
         self.gateway.process.terminate()
         self.gateway.process.wait(20)
         config = self.folder / "gateway.toml"
-        config.write_text(config.read_text().replace("max_rounds = 0", f"max_rounds = {self.newest_round() + 1}"))
+        self._last = self.newest_round() + 1
+        config.write_text(config.read_text().replace("max_rounds = 0", f"max_rounds = {self._last}"))
         self.gateway.start()
         return self.until(self._done, 3 * self.plan.deadline_s + 30)
 
     def _done(self):
         status = self.status()
         time.sleep(0.5)
-        return status and status["open_round"] is None and len(status["rounds"]) >= self.newest_round() > 0
+        return status and status["open_round"] is None and len(status["rounds"]) >= self._last
 
     def _converged(self):
         time.sleep(0.5)
