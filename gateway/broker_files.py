@@ -10,7 +10,7 @@ DIRECTORY = "/etc/mosquitto/kinwatch"
 TLS_PORT = 8883
 # The largest message that is accepted in one piece, and room for its topic and frame.
 _MAX_PACKET_BYTES = MAX_UPDATE_BYTES + 259_840
-_PLUGINS = "/usr/lib/aarch64-linux-gnu"
+_PLUGINS = "/usr/lib/aarch64-linux-gnu/mosquitto"
 
 SETTINGS = f"""\
 # Kinwatch settings for Mosquitto 2.0 and 2.1, read from /etc/mosquitto/conf.d/. The listener and the access files

@@ -1,5 +1,6 @@
 """Checks of the deployment files that need no machine: lint, units, and agreement with contract and agent."""
 
+import json
 import os
 import re
 import shutil
@@ -10,6 +11,7 @@ from base64 import b64decode
 from pathlib import Path
 
 import pytest
+from cryptography import x509
 
 from contract.topics import ROOT, TOPICS
 from device_agent.boards import load_board
@@ -21,7 +23,12 @@ BIN = Path(sys.executable).parent
 BOARDS = sorted((FIRMWARE / "boards").glob("*.toml"))
 UNITS = sorted((FIRMWARE / "systemd").glob("*.service"))
 # The exposure systemd computes, times ten; 0 is best, 100 worst.
-EXPOSURE_LIMIT = {"kinwatch-agent.service": 20, "kinwatch-gateway.service": 16}
+EXPOSURE_LIMIT = {
+    "kinwatch-agent.service": 20,
+    "kinwatch-gateway.service": 16,
+    "kinwatch-enrol-desk.service": 16,
+    "kinwatch-renew.service": 16,
+}
 
 
 def tool(name: str) -> str:
@@ -69,6 +76,28 @@ def test_systemd_accepts_the_unit_without_a_word(runnable_unit):
     """systemd-analyze exits 0 for unknown keys and bad values; it only mentions them."""
     done = run(tool("systemd-analyze"), "verify", "--man=no", str(runnable_unit))
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_systemd_accepts_the_timer_of_the_renewal(tmp_path):
+    for name in ("kinwatch-renew.timer", "kinwatch-renew.service"):
+        text = re.sub(
+            r"^ExecStart=.*$", "ExecStart=/bin/true", (FIRMWARE / "systemd" / name).read_text(), flags=re.MULTILINE
+        )
+        (tmp_path / name).write_text(text)
+    done = run(tool("systemd-analyze"), "verify", "--man=no", str(tmp_path / "kinwatch-renew.timer"))
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("name", ["kinwatch-enrol-desk", "kinwatch-renew", "kinwatch-gateway", "kinwatch-agent"])
+def test_the_command_of_a_unit_is_one_that_the_program_knows(name):
+    """Whether options were renamed; the program is asked for help instead of doing it."""
+    text = (FIRMWARE / "systemd" / f"{name}.service").read_text()
+    program, *arguments = re.findall(r"^ExecStart=\S*/(\S+) (.*)$", text, re.MULTILINE)[0]
+    module = {"kinwatch-gateway": "gateway.cli", "kinwatch-agent": "device_agent"}[program]
+    words = arguments[0].split()
+    done = run(sys.executable, "-m", module, words[0], "--help", cwd=REPOSITORY)
+    assert done.returncode == 0, done.stderr
+    assert {word for word in words if word.startswith("--")} <= set(re.findall(r"--[a-z-]+", done.stdout))
 
 
 @pytest.mark.parametrize("runnable_unit", UNITS, indirect=True, ids=lambda path: path.name)
@@ -144,6 +173,48 @@ def test_each_variable_of_a_role_is_specified_and_commented(name):
     assert variables
     assert sorted(variables) == sorted(specified)
     assert all(variable.startswith(f"{name}_") for variable in variables)
+
+
+def test_the_revocation_list_of_the_rack_names_the_revoked_and_no_other(tmp_path):
+    """The tasks of the role on this machine, against an authority that OpenSSL made; a second run changes nothing."""
+    ansible, openssl = tool("ansible-playbook"), tool("openssl")
+    authority = tmp_path / "authority"
+    (authority / "issued").mkdir(parents=True)
+    key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
+    ca = ["-x509", "-keyout", "ca.key", "-out", "ca.crt", "-subj", "/CN=rack", "-days", "9"]
+    run(openssl, "req", *key, *ca, cwd=authority)
+    serials = {}
+    for number, name in enumerate(("cam-1", "cam-10", "cam-2"), 1):
+        stem = f"issued/{name}-{'0' * 15}{number}"
+        run(openssl, "req", "-new", *key, "-keyout", "k", "-out", f"{stem}.csr", "-subj", f"/CN={name}", cwd=authority)
+        signed = ["-CA", "ca.crt", "-CAkey", "ca.key", "-set_serial", f"0x{number:04x}", "-out", f"{stem}.crt"]
+        run(openssl, "x509", "-req", "-in", f"{stem}.csr", *signed, cwd=authority)
+        serials[name] = number
+    play = tmp_path / "play.yml"
+    play.write_text(
+        "- hosts: localhost\n  connection: local\n  gather_facts: false\n"
+        f"  vars_files: [{ANSIBLE}/roles/broker/vars/main.yml]\n"
+        f"  tasks:\n    - ansible.builtin.include_tasks: {ANSIBLE}/roles/broker/tasks/revocation.yml\n"
+    )
+
+    def converge(*revoked):
+        settings = json.dumps(
+            {
+                "broker_secrets_dir": str(tmp_path),
+                "broker_revoked_ids": revoked,
+                "ansible_python_interpreter": sys.executable,
+            }
+        )
+        done = run(ansible, "-i", "localhost,", "-e", settings, str(play))
+        assert done.returncode == 0, done.stdout + done.stderr
+        crl = x509.load_pem_x509_crl((authority / "crl.pem").read_bytes())
+        return int(re.findall(r"changed=(\d+)", done.stdout)[0]), {entry.serial_number for entry in crl}
+
+    assert converge() == (2, set())
+    assert converge()[0] == 0
+    assert converge("cam-1") == (2, {serials["cam-1"]})
+    assert converge("cam-1") == (0, {serials["cam-1"]})
+    assert converge("cam-1", "cam-2")[1] == {serials["cam-1"], serials["cam-2"]}
 
 
 def test_password_hashes_are_those_of_mosquitto(tmp_path):

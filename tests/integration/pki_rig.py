@@ -1,11 +1,13 @@
 """A real Mosquitto with the generated configuration, an authority, and clients with certificates of its making."""
 
+import os
 import shutil
 import signal
 import ssl
 import subprocess
 import time
 from contextlib import suppress
+from pathlib import Path
 from threading import Condition
 
 import paho.mqtt.client as mqtt
@@ -25,6 +27,8 @@ from gateway.pki.register import Register
 from tests.integration.fleet import free_port, wait_for_port
 
 MOSQUITTO = shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin")
+MOSQUITTO_2_1 = os.environ.get("KINWATCH_MOSQUITTO_21")
+"""The program that scripts/fetch-mosquitto-2.1 makes: Debian 12 and 13 have 2.0."""
 WAIT_S = 10.0
 GATEWAY = "kinwatch-gateway"
 
@@ -40,8 +44,10 @@ def request_for(name):
 class Site:
     """An authority and a broker that trusts it."""
 
-    def __init__(self, directory, *, loosen=lambda config, acl: (config, acl)):
+    def __init__(self, directory, *, loosen=lambda config, acl: (config, acl), version="2.0"):
         self.directory = directory
+        self._version = version
+        self._program = MOSQUITTO if version == "2.0" else MOSQUITTO_2_1
         self.port = free_port()
         self.register = Register(directory / "pki")
         self.register.init(["127.0.0.1", "localhost"], now_s=time.time())
@@ -61,7 +67,10 @@ class Site:
 
     def start(self):
         here = self.directory / "pki"
-        config = render_config("2.0", directory=str(here), port=self.port, address="127.0.0.1")
+        plugins = (
+            "" if self._version == "2.0" else str(next(Path(self._program).parent.glob("root/usr/lib/*/mosquitto")))
+        )
+        config = render_config(self._version, directory=str(here), port=self.port, address="127.0.0.1", plugins=plugins)
         config = config.replace("/var/lib/mosquitto/", f"{self.directory}/") + "user root\n"
         config, acl = self._loosen(config, render_acl(harnesses=["lab"]))
         (here / "acl").write_text(acl)
@@ -69,7 +78,7 @@ class Site:
         (self.directory / "mosquitto.conf").write_text(config)
         with (self.directory / "mosquitto.log").open("ab") as log:
             self._process = subprocess.Popen(
-                [MOSQUITTO, "-c", str(self.directory / "mosquitto.conf")], stderr=log, stdout=log
+                [self._program, "-c", str(self.directory / "mosquitto.conf")], stderr=log, stdout=log
             )
         wait_for_port(self.port)
         return self

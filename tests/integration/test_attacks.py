@@ -30,7 +30,7 @@ from contract.topics import (
     VERSIONS,
 )
 from gateway.pki.register import Register
-from tests.integration.pki_rig import MOSQUITTO, Site
+from tests.integration.pki_rig import MOSQUITTO, MOSQUITTO_2_1, Site
 
 pytestmark = [
     pytest.mark.broker,
@@ -177,23 +177,30 @@ def without_certificates(config, acl):
     ), acl
 
 
+@pytest.fixture(scope="module", params=["2.0", "2.1"])
+def version(request):
+    if request.param == "2.1" and MOSQUITTO_2_1 is None:
+        pytest.skip("no Mosquitto 2.1: scripts/fetch-mosquitto-2.1 gets it, KINWATCH_MOSQUITTO_21 names it")
+    return request.param
+
+
 @pytest.fixture(scope="module")
-def site(tmp_path_factory):
-    made = Site(tmp_path_factory.mktemp("site")).start()
+def site(tmp_path_factory, version):
+    made = Site(tmp_path_factory.mktemp("site"), version=version).start()
     yield made
     made.stop()
 
 
 @pytest.fixture(scope="module")
-def open_site(tmp_path_factory):
-    made = Site(tmp_path_factory.mktemp("open"), loosen=without_rules).start()
+def open_site(tmp_path_factory, version):
+    made = Site(tmp_path_factory.mktemp("open"), loosen=without_rules, version=version).start()
     yield made
     made.stop()
 
 
 @pytest.fixture(scope="module")
-def anonymous_site(tmp_path_factory):
-    made = Site(tmp_path_factory.mktemp("anonymous"), loosen=without_certificates).start()
+def anonymous_site(tmp_path_factory, version):
+    made = Site(tmp_path_factory.mktemp("anonymous"), loosen=without_certificates, version=version).start()
     yield made
     made.stop()
 
