@@ -156,8 +156,21 @@ class Pipeline:
         decision = self.detector.judge(x)
         if decision.alerted.any():
             self._alert(flows, x, decision)
-        self.drift.observe(x, decision.alerted, self.last_us)
-        self._label(flows, x, decision.alerted)
+        suspect = decision.alerted | self._lingers(flows, decision)
+        self.drift.observe(x, suspect, self.last_us)
+        self._label(flows, x, suspect)
+
+    def _lingers(self, flows: FlowBatch, decision: Decision) -> npt.NDArray[np.bool_]:
+        """Return the flows between both thresholds whose kind has an open alert: they are part of it."""
+        part = np.zeros(len(flows), dtype=bool)
+        if self.suppressor is None:
+            return part
+        for row in np.flatnonzero(decision.lingering).tolist():
+            identity = flows.identity[row]
+            name, at_us = decision.attack_class(row), int(identity["ts_end_us"])
+            part[row] = self.suppressor.linger(identity["src_ip"].tobytes(), name, at_us)
+        self.counters.suppressed += int(part.sum())
+        return part
 
     def _alert(self, flows: FlowBatch, x: npt.NDArray[np.float32], decision: Decision) -> None:
         detector = self.detector
@@ -174,7 +187,8 @@ class Pipeline:
                     continue
                 repeats = admitted.repeats
             score = float(decision.scores.score[row])
-            finding = Finding(score, name, detector.top_features(x[row]), repeats)
+            drivers = detector.top_features(x[row], by_reconstruction=bool(decision.by_reconstruction[row]))
+            finding = Finding(score, name, drivers, repeats)
             alerts.append(build_alert(flows, row, finding, judge))
         self.counters.alerts += len(alerts)
         if alerts:

@@ -16,6 +16,9 @@ CEILING = 0.95
 """No threshold lies above: a benign row that the classifier gives more is a wrong label or a model that needs training,
 and a threshold above it would silence the detector for the sake of that row."""
 
+CLEAR_ODDS = 0.5
+"""An open alert lasts as long as flows of its kind have this share of the odds that raise one."""
+
 _ERR_MARGIN = 1.25
 _THRESHOLD_MARGIN = 0.1
 
@@ -47,6 +50,16 @@ class Calibration:
     flows_per_hour: float
     budget_per_hour: float
     expected_per_hour: float = 0.0
+
+    @property
+    def clear_threshold(self) -> float:
+        """The score that keeps an alert open which a score at the threshold raised: half of its odds.
+
+        0.98 for a threshold of 0.99, one third for 0.5: it is the same step of evidence everywhere. Above 1 where the
+        threshold is.
+        """
+        odds = self.threshold / (1.0 - self.threshold) if self.threshold < 1.0 else math.inf
+        return self.threshold if odds == math.inf else odds * CLEAR_ODDS / (1.0 + odds * CLEAR_ODDS)
 
     @property
     def benign_seconds(self) -> float:

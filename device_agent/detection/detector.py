@@ -8,6 +8,7 @@ import numpy.typing as npt
 from contract.model import ModelId
 from contract.taxonomy import BENIGN_INDEX, CLASS_INDEX, CLASSES
 from device_agent.detection.calibration import Calibration
+from device_agent.detection.explanation import classifier_drivers, reconstruction_drivers, strongest
 from device_agent.detection.profile import BenignProfile
 from device_agent.detection.scores import Scores, fuse
 from device_agent.inference.engine import Engine, Floats, Inference
@@ -29,19 +30,23 @@ class Decision:
     alerted
         Shape ``(n,)``, bool: ``score >= threshold``.
     class_index
-        Shape ``(n,)``, int64: benign for rows without an alert; else the most probable attack class, or
+        Shape ``(n,)``, int64: benign for rows below both thresholds; else the most probable attack class, or
         ``other_attack`` where the reconstruction raised the score above the classifier's.
     by_reconstruction
-        Shape ``(n,)``, bool: alerts of the second kind.
+        Shape ``(n,)``, bool: rows of the second kind, among those with an alert and those that linger.
+    lingering
+        Shape ``(n,)``, bool: below the threshold and at or above the clear threshold: no alert by themselves, part of
+        one of their kind that is open.
     """
 
     scores: Scores
     alerted: npt.NDArray[np.bool_]
     class_index: npt.NDArray[np.int64]
     by_reconstruction: npt.NDArray[np.bool_]
+    lingering: npt.NDArray[np.bool_]
 
     def attack_class(self, row: int) -> str:
-        """Return the name an alert on this row carries."""
+        """Return the name an alert on this row carries, or would carry."""
         return ANOMALY if self.by_reconstruction[row] else CLASSES[int(self.class_index[row])]
 
 
@@ -73,9 +78,17 @@ class Detector:
         """Score model inputs of shape ``(n, D)`` and decide."""
         return decide(self.engine.infer(self.theta, x), self.calibration)
 
-    def top_features(self, row: Floats) -> tuple[str, ...]:
-        """Return the features of one row, shape ``(D,)``, that differ most from benign traffic, strongest first."""
-        return self.profile.top_features(row) if self.profile is not None else ()
+    def top_features(self, row: Floats, *, by_reconstruction: bool) -> tuple[str, ...]:
+        """Return the features that drove the score of one row, shape ``(D,)``, strongest first.
+
+        Of the classifier: gradient times deviation from benign traffic. Of the reconstruction: the features that came
+        out worst. A row that no feature explains this way is explained by what is unusual about it.
+        """
+        if by_reconstruction:
+            return strongest(reconstruction_drivers(self.engine, self.theta, row))
+        usual = self.profile.mean if self.profile is not None else np.zeros_like(row)
+        found = strongest(classifier_drivers(self.engine, self.theta, row, usual))
+        return found or (self.profile.top_features(row) if self.profile is not None else ())
 
 
 def decide(inference: Inference, calibration: Calibration) -> Decision:
@@ -84,6 +97,8 @@ def decide(inference: Inference, calibration: Calibration) -> Decision:
     alerted = scores.score >= calibration.threshold
     attacks = inference.probs.copy()
     attacks[:, BENIGN_INDEX] = -1.0
-    by_reconstruction = alerted & (scores.anomaly > scores.p_attack)
+    lingering = ~alerted & (scores.score >= calibration.clear_threshold)
+    open_rows = alerted | lingering
+    by_reconstruction = open_rows & (scores.anomaly > scores.p_attack)
     found = np.where(by_reconstruction, _ANOMALY_INDEX, attacks.argmax(axis=1))
-    return Decision(scores, alerted, np.where(alerted, found, BENIGN_INDEX), by_reconstruction)
+    return Decision(scores, alerted, np.where(open_rows, found, BENIGN_INDEX), by_reconstruction, lingering)

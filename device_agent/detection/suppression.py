@@ -94,6 +94,21 @@ class Suppressor:
         repeats, kind.repeats, kind.sent_us = kind.repeats, 0, at_us
         return Admitted(repeats)
 
+    def linger(self, source: bytes, attack_class: str, at_us: int) -> bool:
+        """Return whether an alert of this kind is open, and count the flow to it if so.
+
+        An alert opens when it is admitted, and clears when its kind was quiet for a window: a score that wavers around
+        the threshold is one alert, not many. The flow itself never raises one.
+        """
+        key = (source, attack_class)
+        kind = self._kinds.get(key)
+        if kind is None or at_us - kind.last_us >= self._window_us:
+            return False
+        self._kinds[key] = self._kinds.pop(key)
+        kind.last_us = max(kind.last_us, at_us)
+        kind.repeats += 1
+        return True
+
     def expire(self, now_us: int) -> list[Summary]:
         """Forget kinds that were quiet for a window; return summaries of those with uncounted repeats."""
         quiet = [key for key, kind in self._kinds.items() if now_us - kind.last_us >= self._window_us]

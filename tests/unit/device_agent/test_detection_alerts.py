@@ -116,6 +116,29 @@ def test_another_source_or_class_is_another_kind():
     assert all(s.admit(*kind, 0) == Admitted(0) for kind in ((A, "scan"), (B, "scan"), (A, "dos_flood")))
 
 
+def test_a_score_that_wavers_around_the_threshold_is_one_alert():
+    """Flows between both thresholds keep an open alert open; a quiet window clears it."""
+    s = Suppressor(window_s=60)
+    assert not s.linger(A, "scan", 0), "nothing is open yet"
+    assert s.admit(A, "scan", 0) == Admitted(0)
+    assert [s.linger(A, "scan", t * S) for t in (30, 80, 130)] == [True, True, True]
+    assert not s.linger(B, "scan", 130 * S)
+    assert not s.linger(A, "dos_flood", 130 * S)
+    assert s.admit(A, "scan", 140 * S) == Admitted(3)
+    assert not s.linger(A, "scan", 200 * S), "a window of quiet has cleared it"
+    assert s.expire(200 * S) == []
+
+
+def test_lingering_keeps_a_kind_from_being_forgotten_first():
+    s = Suppressor(window_s=60, max_kinds=2)
+    s.admit(A, "scan", 0)
+    s.admit(B, "scan", 1)
+    s.linger(A, "scan", 2)
+    s.admit(B, "dos_flood", 3)
+    assert s.linger(A, "scan", 4)
+    assert not s.linger(B, "scan", 4)
+
+
 def test_a_kind_that_falls_silent_leaves_a_summary():
     s = Suppressor(window_s=60)
     for at_s in (0, 10, 50):

@@ -207,4 +207,20 @@ def test_a_detector_judges_with_its_own_weights_and_threshold():
     assert decision.alerted.all()
     expected = NumpyEngine(DEFAULT_SPEC.layout).infer(b.theta, b.x)
     np.testing.assert_allclose(decision.scores.p_attack, 1 - expected.probs[:, BENIGN_INDEX], atol=1e-6)
-    assert detector.top_features(b.x[0]) == ()
+
+
+def test_scores_between_both_thresholds_linger_under_the_name_they_would_have():
+    """Half the odds of 0.8 are those of two thirds."""
+    made = calibration(threshold=0.8)
+    assert made.clear_threshold == pytest.approx(2 / 3)
+    decision = decide(inference([0.1, 0.3, 0.4, 0.9], [0, 0, 0, 1.5], attack="c2_beacon"), made)
+    assert decision.alerted.tolist() == [True, False, False, False]
+    assert decision.lingering.tolist() == [False, True, False, True]
+    assert [decision.attack_class(row) for row in (0, 1, 3)] == ["c2_beacon", "c2_beacon", ANOMALY]
+    assert decision.class_index[2] == BENIGN_INDEX
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.01, 0.5, 0.95, 0.99, 1.0, 1.5])
+def test_the_clear_threshold_lies_below_and_a_silent_model_has_none(threshold):
+    clear = calibration(threshold=threshold).clear_threshold
+    assert clear < threshold if 0.0 < threshold < 1.0 else clear == threshold

@@ -1,21 +1,25 @@
 """The detection line between its stations: quiet kinds of alerts, verdicts on flows that go on."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from contract import codec
-from contract.features import N_FEATURES
+from contract.features import N_FEATURES, SPAN
 from contract.initial import initial_theta
 from contract.messages import MarkSet, Verdict
 from contract.messages.truth import Coverage
 from contract.model import DEFAULT_SPEC, ModelId
-from contract.taxonomy import CLASS_INDEX
+from contract.taxonomy import CLASS_INDEX, N_CLASSES
 from contract.topics import VERDICT
 from device_agent.choosing import SILENT
+from device_agent.detection.calibration import Calibration
 from device_agent.detection.detector import Detector
 from device_agent.detection.suppression import Suppressor
 from device_agent.events import VerdictReceived
 from device_agent.flows.records import IDENTITY, EndReason, FlowBatch, PacketBatch
 from device_agent.inbound import Reader, own_topics
+from device_agent.inference.engine import Inference
 from device_agent.inference.numpy_engine import NumpyEngine
 from device_agent.labels.source import Source
 from device_agent.pipeline import Pipeline
@@ -69,6 +73,45 @@ def test_repeats_of_a_kind_that_went_quiet_are_counted():
     pipeline.feed(packets(170))
     assert len(pipeline.suppressor) == 0
     assert pipeline.counters.unreported == 2
+
+
+class Scorer(NumpyEngine):
+    """Gives every flow the probability of a scan that its first feature says."""
+
+    def infer(self, theta, x):
+        probs = np.zeros((len(x), N_CLASSES), np.float32)
+        probs[:, CLASS_INDEX["scan"]] = x[:, 0]
+        probs[:, 0] = 1.0 - x[:, 0]
+        return Inference(probs, np.zeros(len(x), np.float32))
+
+
+def test_flows_between_both_thresholds_belong_to_the_open_alert_of_their_source():
+    """They raise none, they count as repeats, and they stay out of the benign rows like the alert itself."""
+    pipeline, _ = line()
+    suspects, alerts = [], []
+    pipeline.on_rows = lambda _rows, _exam, alerted: suspects.append(alerted.tolist())
+    pipeline.on_alerts = alerts.extend
+    pipeline.detector = replace(
+        pipeline.detector, engine=Scorer(DEFAULT_SPEC.layout), calibration=Calibration(0.8, None, 100, 60.0, 1.0)
+    )
+
+    def flows(at_s, *scores, source=1):
+        identity = np.zeros(len(scores), IDENTITY)
+        identity["ts_start_us"] = identity["ts_end_us"] = at_s * S
+        identity["src_ip"][:, 15] = source
+        identity["proto"] = 6
+        features = np.zeros((len(scores), N_FEATURES))
+        features[:, 0] = np.array(scores) / SPAN
+        pipeline.meter.next = FlowBatch(identity, features)
+        pipeline.feed(packets(at_s))
+        return suspects[-1]
+
+    assert flows(100, 0.7) == [False], "nothing is open"
+    assert flows(101, 0.9, 0.1) == [True, False]
+    assert flows(110, 0.7, 0.5) == [True, False]
+    assert flows(110, 0.7, source=2) == [False]
+    assert (len(alerts), pipeline.counters.suppressed) == (1, 1)
+    assert flows(171, 0.7) == [False], "a quiet minute has cleared it"
 
 
 def test_a_verdict_outweighs_the_baseline_on_later_records_of_the_flow():
