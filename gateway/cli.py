@@ -44,6 +44,14 @@ def _parser() -> argparse.ArgumentParser:
     families.add_argument("--why", metavar="DEVICE", help="all decisions on one device, oldest first")
     _reading(_command(commands, "models", "models and their lineage", _models))
     _reading(_command(commands, "reports", "evaluation reports of the devices", _reports))
+    alerts = _reading(_command(commands, "alerts", "the newest alerts, and the verdicts on them", _alerts))
+    alerts.add_argument("--device", help="of one device")
+    alerts.add_argument("--limit", type=int, default=50, help="how many (default: %(default)s)")
+    verdict = _command(commands, "verdict", "confirm or dismiss an alert; its device learns from it", _verdict)
+    verdict.add_argument("device")
+    verdict.add_argument("flow", type=int, help="flow id of the alert, see alerts")
+    verdict.add_argument("judgement", choices=("confirm", "dismiss"))
+    verdict.add_argument("--label", help="class of a confirmed attack (default: the one that the alert names)")
     keys = _command(commands, "keys", "make the release keys if missing; print the public files", _keys)
     keys.add_argument("--json", action="store_true", help="print JSON")
     config = _command(commands, "config", "check the configuration", _config)
@@ -203,6 +211,28 @@ def _models(arguments: argparse.Namespace) -> int:
 
 def _reports(arguments: argparse.Namespace) -> int:
     return _view(arguments, "reports")
+
+
+def _alerts(arguments: argparse.Namespace) -> int:
+    from gateway import views
+    from gateway.store import Store
+
+    store = Store(load(arguments.config).store.dir, read_only=True)
+    try:
+        data = views.alerts(store, arguments.device, max(1, arguments.limit))
+    finally:
+        store.close()
+    views.show(data, views.alerts_text(data), as_json=arguments.json)
+    return int(ExitCode.OK)
+
+
+def _verdict(arguments: argparse.Namespace) -> int:
+    from gateway.verdicts import Statement, give_verdict
+
+    statement = Statement(arguments.device, arguments.flow, arguments.judgement, arguments.label)
+    verdict = give_verdict(load(arguments.config).store.dir, statement)
+    print(f"flow {verdict.flow_id} of {verdict.device_id} is {verdict.label}; the gateway tells it when connected")
+    return int(ExitCode.OK)
 
 
 def _view(arguments: argparse.Namespace, name: str) -> int:

@@ -7,6 +7,7 @@
     ├── StoreError        the state directory cannot be read or written (STORE)
     ├── SigningError      a key file is missing, damaged or readable by others (MODEL)
     ├── PkiError         the certificate authority cannot do what was asked for (CONFIG)
+    ├── VerdictError      there is no alert like the one a verdict is about, or no class like its label (USAGE)
     └── ModelSpecError    the store's models have another spec than this program (SCHEMA_MISMATCH)
 
 What a peer does wrong is never raised: it is a refusal with a reason that is counted.
@@ -43,6 +44,12 @@ class PkiError(GatewayError):
     """The certificate authority cannot do what was asked for; the message says why."""
 
     exit_code = ExitCode.CONFIG
+
+
+class VerdictError(GatewayError):
+    """There is no alert like the one a verdict is about, or no class like its label."""
+
+    exit_code = ExitCode.USAGE
 
 
 class ModelSpecError(GatewayError):

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from contract.messages import ActiveModel, Assignment, EvaluationReport, Message, RoundTask
+from contract.messages import ActiveModel, Assignment, EvaluationReport, EveAlert, Message, RoundTask
 from gateway.families import FamilyEffect
 from gateway.grouping import Grouping, Prototype, Vector
 from gateway.registry import RegistryEffect
@@ -115,6 +115,13 @@ class DropHead:
 
 
 @dataclass(frozen=True, slots=True)
+class KeepAlert:
+    """Keep an alert for the operator."""
+
+    alert: EveAlert
+
+
+@dataclass(frozen=True, slots=True)
 class StoreReported:
     """Store what a device reports: the model in use, or an evaluation."""
 
@@ -134,4 +141,5 @@ Effect = (
     | FindFamilies
     | DropHead
     | StoreReported
+    | KeepAlert
 )

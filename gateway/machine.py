@@ -14,6 +14,7 @@ from contract.messages import (
     Decline,
     Epoch,
     EvaluationReport,
+    EveAlert,
     ModelUpdate,
     RoundTask,
     Signature,
@@ -33,6 +34,7 @@ from gateway.events import (
     Event,
     FindFamilies,
     Head,
+    KeepAlert,
     PeerSaid,
     PublishRelease,
     Republish,
@@ -146,6 +148,10 @@ class GatewayMachine:
                 return [*self._m.rounds.handle(DeclineArrived(device_id, message), now)]
             case ActiveModel() | EvaluationReport():
                 return [*self._m.registry.ensure(device_id), StoreReported(message)]
+            case EveAlert():
+                if message.kinwatch.device_id != device_id:
+                    return [Refused(device_id, "evealert", "foreign-device")]
+                return [*self._m.registry.ensure(device_id), KeepAlert(message)]
             case _:
                 return [Refused(device_id, type(message).__name__.lower(), "unexpected")]
 

@@ -13,6 +13,7 @@ from contract.messages import (
     ActiveModel,
     BlobRequest,
     EvaluationReport,
+    EveAlert,
     GatewayState,
     Message,
     Receipt,
@@ -30,6 +31,7 @@ from contract.topics import (
     RELEASE,
     RELEASE_OFFER,
     TASK,
+    VERDICT,
     VERSIONS,
     Topic,
 )
@@ -46,6 +48,7 @@ from gateway.events import (
     Effect,
     FindFamilies,
     Head,
+    KeepAlert,
     PublishRelease,
     Republish,
     RoundStored,
@@ -101,6 +104,7 @@ class Performer:
         self._state = state
         self._aggregator = Aggregator(DEFAULT_SPEC, config.aggregation)
         self._changed: dict[str, Device] = {}
+        self._alerts: list[EveAlert] = []
         self.counts: Counter[str] = Counter()
         self.handout = Handout()
         self.on_refusal: Callable[[str, str], None] = lambda _device_id, _reason: None
@@ -151,13 +155,15 @@ class Performer:
                 self.perform(effect)
 
     def flush(self) -> None:
-        """Store what changes often: devices and counters."""
-        if not self._changed and not self.counts:
+        """Store what changes often: devices, alerts and counters."""
+        if not self._changed and not self.counts and not self._alerts:
             return
         with self._store.transaction():
             for device in self._changed.values():
                 self._store.devices.save(device, now_s=time.time())
+            self._store.alerts.add(self._alerts, now_s=time.time())
             self._store.add_counts(self.counts)
+        self._alerts.clear()
         self._changed.clear()
         self.counts.clear()
 
@@ -166,6 +172,13 @@ class Performer:
         self.counts[f"{what}.{reason}"] += 1
         log.warn("refused", device=device_id, what=what, reason=reason)
         self.on_refusal(device_id, reason)
+
+    def send_verdicts(self) -> None:
+        """Send what operators said since the last call; a device that is away gets it from the broker later."""
+        for number, verdict in self._store.alerts.unsent_verdicts():
+            self._send(VERDICT.of(device=verdict.device_id), verdict, VERDICT)
+            self._store.alerts.verdict_sent(number, now_s=time.time())
+            log.info("verdict-sent", device=verdict.device_id, flow=verdict.flow_id, label=verdict.label)
 
     def request_chunks(self, device_id: str, request: BlobRequest) -> None:
         """Ask a device for chunks."""
@@ -219,6 +232,8 @@ class Performer:
                     self._send_bytes(TASK.of(device=device_id), b"", TASK)
             case StoreReported(message):
                 self._store_reported(message)
+            case KeepAlert(alert):
+                self._alerts.append(alert)
             case _:
                 raise AssertionError(f"no way to perform {type(effect).__name__}")
 

@@ -119,6 +119,8 @@ class Service:
                 next_tick = now + _TICK_S
             if now >= next_flush:
                 self._performer.flush()
+                if self._transport.connected:
+                    self._performer.send_verdicts()
                 next_flush = now + _FLUSH_S
             if watchdog_s is not None and now >= next_watchdog:
                 supervision.notify("WATCHDOG=1")

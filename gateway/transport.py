@@ -23,6 +23,7 @@ from contract.extras import LONGEST_CORRELATION_BYTES, NONE, Extras
 from contract.messages import GatewayState, Message
 from contract.topics import (
     ACTIVE,
+    ALERT,
     ANY_BIRTH,
     BIRTH,
     CHUNK,
@@ -39,7 +40,7 @@ from contract.topics import (
 from gateway.config import BrokerConfig
 from gateway.errors import ConfigError
 
-SUBSCRIPTIONS = (STATUS, SIGNATURE, TELEMETRY, UPDATE, DECLINE, ACTIVE, REPORT, OFFER, CHUNK, FETCH)
+SUBSCRIPTIONS = (STATUS, SIGNATURE, TELEMETRY, UPDATE, DECLINE, ALERT, ACTIVE, REPORT, OFFER, CHUNK, FETCH)
 _PACKET_OVERHEAD_BYTES = 64
 _LONGEST_RETRY_S = 15
 _INFLIGHT = 100

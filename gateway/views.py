@@ -122,6 +122,16 @@ def reports(store: Store) -> Data:
     return {"reports": [report.model_dump(mode="json") for report in store.reports.all()]}
 
 
+def alerts(store: Store, device_id: str | None = None, limit: int = 50) -> Data:
+    """Return the newest alerts, newest first, with the verdicts on them."""
+    return {
+        "alerts": [
+            {**stored.alert.model_dump(mode="json"), "received": _time(stored.received_s), "verdict": stored.verdict}
+            for stored in store.alerts.recent(device_id=device_id, limit=limit)
+        ]
+    }
+
+
 def show(data: Data, text: str, *, as_json: bool) -> None:
     """Write data as JSON, or the text, to standard output."""
     sys.stdout.write((json.dumps(data, indent=2) if as_json else text.rstrip("\n")) + "\n")
@@ -197,6 +207,22 @@ def _reports_text(data: Data) -> str:
         for r in data["reports"]
     ]
     return "\n".join(_table(("run", "device", "in use", "exam rows", "models"), rows))
+
+
+def alerts_text(data: Data) -> str:
+    """Return alerts as a table; flow ids stay whole, since a verdict names them."""
+    rows = [
+        (
+            a["kinwatch"]["device_id"],
+            str(a["flow_id"]),
+            a["kinwatch"]["attack_class"],
+            f"{a['kinwatch']['score']:.3f}",
+            a["verdict"] or "-",
+            f"{a['src_ip']} > {a['dest_ip']}:{a['dest_port']}",
+        )
+        for a in data["alerts"]
+    ]
+    return "\n".join(_table(("device", "flow", "class", "score", "verdict", "who"), rows))
 
 
 def _round(stored: StoredRound) -> Data:

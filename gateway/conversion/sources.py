@@ -9,6 +9,7 @@ from contract.errors import WeightsError
 from contract.features import SCHEMA_ID, SPAN
 from contract.messages import Signature
 from contract.model import ModelSpec, weights_from_bytes
+from contract.signatures import PROTOTYPE_UNIT, malformed, unpack_log_std, unpack_mean
 from gateway.conversion.verify import ArtifactError
 from gateway.store import Store
 
@@ -92,7 +93,7 @@ def synthetic_rows(spec: ModelSpec, signatures: list[Signature], rng: np.random.
     Each device gives rows around its moments, and around its prototypes of attacks. Without signatures of this schema
     half of the values are 0, as in flows, and the others anything in range.
     """
-    known = [s for s in signatures if s.schema_id == spec.schema_id == SCHEMA_ID]
+    known = [s for s in signatures if s.schema_id == spec.schema_id == SCHEMA_ID and malformed(s) is None]
     if not known:
         rows = rng.uniform(0.0, SPAN, size=(ROWS, spec.inputs)) * (rng.random((ROWS, spec.inputs)) < 0.5)
         return rows.astype(np.float32), "synthetic, no signatures: half zeros, half uniform"
@@ -102,10 +103,9 @@ def synthetic_rows(spec: ModelSpec, signatures: list[Signature], rng: np.random.
 
 
 def _around(signature: Signature, n: int, rng: np.random.Generator) -> Floats:
-    mean = np.frombuffer(signature.mean, dtype="<f2").astype(np.float64)
-    std = np.exp(np.frombuffer(signature.log_std, dtype="<f2").astype(np.float64))
+    mean, std = unpack_mean(signature.mean), np.exp(unpack_log_std(signature.log_std))
     kinds = [np.frombuffer(p, dtype=np.int8).astype(np.float64) for p in signature.prototypes.values()]
-    shifts = [np.zeros_like(mean), *(kind * (SPAN / 127) for kind in kinds)]
+    shifts = [np.zeros_like(mean), *(kind * PROTOTYPE_UNIT for kind in kinds)]
     middle = mean + np.array(shifts)[rng.integers(0, len(shifts), size=n)]
     return np.clip(rng.normal(middle, std), 0.0, SPAN).astype(np.float32)
 

@@ -63,6 +63,13 @@ CREATE TABLE IF NOT EXISTS epoch (number INTEGER NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS quarantine (
     device_id TEXT PRIMARY KEY, reason TEXT NOT NULL, since_s REAL NOT NULL, until_s REAL NOT NULL,
     times INTEGER NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS alerts (
+    id INTEGER PRIMARY KEY, device_id TEXT NOT NULL, flow_id INTEGER NOT NULL, at TEXT NOT NULL,
+    received_s REAL NOT NULL, message BLOB NOT NULL, UNIQUE (device_id, flow_id, at)) STRICT;
+CREATE TABLE IF NOT EXISTS verdicts (
+    id INTEGER PRIMARY KEY, device_id TEXT NOT NULL, flow_id INTEGER NOT NULL, label TEXT NOT NULL,
+    at_s REAL NOT NULL, sent_s REAL) STRICT;
+CREATE INDEX IF NOT EXISTS verdicts_by_flow ON verdicts (device_id, flow_id);
 """
 
 

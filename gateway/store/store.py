@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from gateway.store.alerts import AlertStore
 from gateway.store.base import Database
 from gateway.store.blobs import BlobStore
 from gateway.store.devices import DeviceStore
@@ -33,6 +34,7 @@ class Store:
         self.rounds = RoundStore(self._database)
         self.families = FamilyStore(self._database)
         self.reports = ReportStore(self._database)
+        self.alerts = AlertStore(self._database)
         self.blobs = BlobStore(self._database)
         self.quarantine = QuarantineStore(self._database)
         self.epoch = EpochStore(self._database)

@@ -7,6 +7,7 @@ from contract.features import N_FEATURES, SCHEMA_ID, SPAN
 from contract.initial import initial_theta
 from contract.messages import Signature
 from contract.model import CLASSIFIER_SPEC, DEFAULT_SPEC, weights_digest
+from contract.signatures import pack_log_std, pack_mean
 from gateway.conversion.sources import read_rows, read_weights, stored_weights, synthetic_rows
 from gateway.conversion.verify import ArtifactError
 from gateway.restore import restore
@@ -90,8 +91,8 @@ def test_synthetic_rows_follow_the_signatures_of_the_fleet():
         schema_id=SCHEMA_ID,
         sequence=1,
         flows=500,
-        mean=mean.tobytes(),
-        log_std=np.full(N_FEATURES, np.log(0.01), dtype="<f2").tobytes(),
+        mean=pack_mean(mean),
+        log_std=pack_log_std(np.full(N_FEATURES, np.log(0.01))),
         prototypes={"scan": prototype.tobytes()},
     )
     rows, text = synthetic_rows(DEFAULT_SPEC, [signature], np.random.default_rng(1))
