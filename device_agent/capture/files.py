@@ -1,4 +1,4 @@
-"""Capture files and streams as a source: pcap and pcapng, decoded by Scapy's raw readers without any dissection."""
+"""Capture files and streams as a source: pcap and pcapng, walked by Scapy's raw readers without any dissection."""
 
 import struct
 import time
@@ -9,9 +9,10 @@ import device_agent.capture.scapy_setup  # noqa: F401  # isort: skip - before Sc
 
 from scapy.data import MTU
 from scapy.error import Scapy_Exception
-from scapy.utils import RawPcapNgReader, RawPcapReader
+from scapy.utils import RawPcapReader
 
 from device_agent.capture.errors import CaptureInputError
+from device_agent.capture.pcapng import Block, PcapNgReader
 from device_agent.capture.source import CaptureSettings
 from device_agent.capture.streams import ByteStream, StarvedError
 from device_agent.flows.packets import LINK_TYPES
@@ -20,7 +21,6 @@ from device_agent.flows.records import PacketBatch
 _PCAPNG_MAGIC = b"\x0a\x0d\x0d\x0a"
 _PCAP_MAGICS = frozenset((b"\xa1\xb2\xc3\xd4", b"\xd4\xc3\xb2\xa1", b"\xa1\xb2\x3c\x4d", b"\x4d\x3c\xb2\xa1"))
 _MAX_CAPTURED_BYTES = 262_144
-_LATEST_US = 1 << 62
 
 
 class _Record(NamedTuple):
@@ -62,6 +62,7 @@ class CaptureFile:
         self._last_us = 0
         self._packets = 0
         self._link_type_packets = 0
+        self._strange_link_type: int | None = None
         self._truncated = 0
 
     def read(self, max_packets: int, timeout_s: float) -> PacketBatch | None:
@@ -92,8 +93,14 @@ class CaptureFile:
         return self._stream.progress
 
     def counters(self) -> dict[str, int]:
-        """Return ``packets`` handed out and ``truncated`` records at the end (0 or 1)."""
-        return {"packets": self._packets, "truncated": self._truncated}
+        """Return ``packets`` handed out, ``truncated`` records at the end (0 or 1), and what a pcapng file lost.
+
+        ``undescribed_dropped_packets`` are those of interfaces that their section does not describe.
+        """
+        counters = {"packets": self._packets, "truncated": self._truncated}
+        if self._ng and self._reader is not None:
+            counters["undescribed_dropped_packets"] = self._reader.undescribed
+        return counters
 
     def close(self) -> None:
         """Close the descriptor."""
@@ -140,13 +147,14 @@ class CaptureFile:
             raise self._damaged() from error
         if found is None:
             return None
-        frame, meta = found
-        record = self._ng_record(frame, meta) if self._ng else self._record(frame, meta)
+        record = self._ng_record(found) if self._ng else self._record(*found)
         if record is not None:
             self._packets += 1
             self._last_us = record.time_us
             if record.link_type in LINK_TYPES:
                 self._link_type_packets += 1
+            elif self._strange_link_type is None:
+                self._strange_link_type = record.link_type
         return record
 
     def _record(self, frame: bytes, meta: Any) -> _Record | None:
@@ -160,12 +168,11 @@ class CaptureFile:
         time_us = meta.sec * 1_000_000 + (meta.usec // 1_000 if reader.nano else meta.usec)
         return _Record(frame[: self._snap_bytes], time_us, max(meta.wirelen, len(frame)), reader.linktype)
 
-    def _ng_record(self, frame: bytes, meta: Any) -> _Record:
+    def _ng_record(self, block: Block) -> _Record:
         """Convert a packet block of a pcapng file; a simple one has no time and takes that of the one before."""
-        time_us = self._last_us
-        if meta.tshigh is not None:
-            time_us = min(((meta.tshigh << 32) | meta.tslow) * 1_000_000 // meta.tsresol, _LATEST_US)
-        return _Record(frame[: self._snap_bytes], time_us, max(meta.wirelen, len(frame)), meta.linktype)
+        time_us = self._last_us if block.time_us is None else block.time_us
+        wire_len = max(block.wire_len, len(block.frame))
+        return _Record(block.frame[: self._snap_bytes], time_us, wire_len, block.link_type)
 
     def _open_reader(self) -> Any:
         """Recognise the format by its first bytes and read the file header."""
@@ -177,7 +184,7 @@ class CaptureFile:
             raise CaptureInputError(f"{self._name}: is not a pcap or pcapng capture (it begins with {magic.hex()})")
         self._ng = magic == _PCAPNG_MAGIC
         try:
-            reader = (RawPcapNgReader if self._ng else RawPcapReader)(self._stream)
+            reader: Any = (PcapNgReader if self._ng else RawPcapReader)(self._stream)
         except Scapy_Exception:
             raise CaptureInputError(f"{self._name}: the header of the capture is cut short or damaged") from None
         if not self._ng and reader.linktype not in LINK_TYPES:
@@ -191,9 +198,8 @@ class CaptureFile:
             self._end(self._damaged())
             return
         failure = None
-        interfaces = self._reader.interfaces if self._ng and self._reader is not None else []
-        if interfaces and self._packets and not self._link_type_packets:
-            failure = CaptureInputError(_unknown_link_type(self._name, interfaces[0][0]))
+        if self._strange_link_type is not None and not self._link_type_packets:
+            failure = CaptureInputError(_unknown_link_type(self._name, self._strange_link_type))
         self._end(failure)
 
     def _damaged(self) -> CaptureInputError:

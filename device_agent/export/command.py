@@ -27,6 +27,7 @@ _LOSSES = {
     "kernel_dropped_packets": "lost in the kernel",
     "oversized_packets": "joined by offloading",
     "truncated": "cut short at the end",
+    "undescribed_dropped_packets": "of interfaces that the capture does not describe",
 }
 
 

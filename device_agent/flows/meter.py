@@ -153,7 +153,8 @@ class FlowMeter:
         self._active_us = round(settings.active_s * _SECOND_US)
         self._max_flows = settings.max_flows
         self._flows: OrderedDict[_Key, Flow] = OrderedDict()
-        self._ended: dict[_Key, int] = {}
+        # Not a dict: one that is emptied from its front looks through all the places left behind.
+        self._ended: OrderedDict[_Key, int] = OrderedDict()
         self._windows = InitiatorWindows()
         self._clock_us = 0
         self._next_tick_us = 0
@@ -309,7 +310,7 @@ class FlowMeter:
     def _remember_end(self, key: _Key, time_us: int) -> None:
         self._ended.pop(key, None)
         if len(self._ended) >= self._max_flows:
-            del self._ended[next(iter(self._ended))]
+            self._ended.popitem(last=False)
         self._ended[key] = time_us
 
     def _remove(self, key: _Key, flow: Flow, reason: EndReason) -> None:

@@ -12,11 +12,11 @@ import numpy as np
 import numpy.typing as npt
 
 from device_agent.flows.windows import (
-    FRACTION_BITS,
     MAX_INITIATORS,
     MAX_VALUES,
     MOST_COUNTED,
     SATURATION,
+    UNIT,
     WINDOW_US,
     Address,
     Distinct,
@@ -35,7 +35,7 @@ Bool = npt.NDArray[np.bool_]
 N_OPENED = len(Opened._fields)
 
 _32, _LOW_32, _48, _LOW_16 = np.uint64(32), np.uint64(0xFFFFFFFF), np.uint64(48), np.uint64(0xFFFF)
-_BUSY = 48
+_BUSY = 128
 """From so many openings and answers of one initiator on, arrays cost less."""
 
 _first = itemgetter(0)
@@ -137,7 +137,10 @@ class Openings:
 
     def _one_by_one(self, events: _Events, given: npt.NDArray[np.void], out: F64) -> list[tuple[int, Address]]:
         """Note events singly; return the initiator of each opening with its row."""
-        windows, moves = self.windows, []
+        windows = self.windows
+        rows: list[int] = []
+        opened: list[Opened] = []
+        sources: list[Address] = []
         six = given["is_v6"]
         long: dict[int, tuple[bytes, bytes]] = {}
         for i in six.nonzero()[0].tolist():
@@ -150,9 +153,12 @@ class Openings:
             if answer:
                 windows.answer(source, number)
             else:
-                out[row] = windows.open(source, target, port, window, number)
-                moves.append((row, source))
-        return moves
+                rows.append(row)
+                sources.append(source)
+                opened.append(windows.open(source, target, port, window, number))
+        if rows:
+            out[rows] = opened
+        return list(zip(rows, sources, strict=True))
 
     def _together(self, events: _Events, out: F64) -> list[tuple[int, Address]]:
         """Note the events of one initiator, for whom there is room; return its last opening's row with it."""
@@ -188,26 +194,18 @@ def _note_window(entry: Initiator, events: _Events, out: F64) -> int:
         columns[3] -= np.cumsum(answered >= entry.since_last)[opens]
         for number in answered[answered >= 0].tolist():
             entry.answer(number)
-    peers = _note_values(entry.peers, events.responder[opens])
+    peers = _note(entry.peers, events.responder[opens], np.ones(n, dtype=np.bool_))
     columns[1], columns[5] = peers.both, peers.entropy_bits
     fresh = [i for i, peer in peers.fresh if not entry.knows(peer)]
     columns[4] = entry.new + np.searchsorted(fresh, numbers, side="right")
     entry.new += len(fresh)
     port = events.port[opens]
-    ported = port.nonzero()[0]
-    columns[2], columns[6] = entry.ports.both, entry.ports.entropy_bits()
-    grown = peers.grown
-    if len(ported):
-        ports = _note_values(entry.ports, port[ported])
-        grown += ports.grown
-        # A flow without a port leaves things as they were.
-        so_far = np.searchsorted(ported, numbers, side="right") - 1
-        later = so_far >= 0
-        columns[2, later], columns[6, later] = ports.both[so_far[later]], ports.entropy_bits[so_far[later]]
+    ports = _note(entry.ports, port, port != 0)
+    columns[2], columns[6] = ports.both, ports.entropy_bits
     for place in (1, 2, 4):
         np.minimum(columns[place], SATURATION, out=columns[place])
     out[rows] = columns.T
-    return grown
+    return peers.grown + ports.grown
 
 
 class _Noted(NamedTuple):
@@ -217,6 +215,36 @@ class _Noted(NamedTuple):
     entropy_bits: F64
     fresh: list[tuple[int, int]]
     grown: int
+
+
+def _note(distinct: Distinct, values: I64, given: Bool) -> _Noted:
+    """Note those values of one window that are ``given``; the others leave things as they were."""
+    if len(distinct.current) >= SATURATION:
+        given &= _may_be_in(distinct.current, values)
+    at = given.nonzero()[0]
+    n = len(values)
+    if len(at) == n:
+        return _note_values(distinct, values)
+    both, bits = np.full(n, distinct.both), np.full(n, distinct.entropy_bits())
+    if not len(at):
+        return _Noted(both, bits, [], 0)
+    noted = _note_values(distinct, values[at])
+    first = int(at[0])
+    so_far = np.cumsum(given[first:]) - 1
+    both[first:], bits[first:] = noted.both[so_far], noted.entropy_bits[so_far]
+    return _Noted(both, bits, [(int(at[i]), value) for i, value in noted.fresh], noted.grown)
+
+
+def _may_be_in(known: dict[Address, int], values: I64) -> Bool:
+    """Return False for most of the values that are not known, and True for the others."""
+    marks = np.zeros(1 << 16, dtype=np.bool_)
+    marks[_folded(np.fromiter(known, dtype=np.int64, count=len(known)))] = True
+    found: Bool = marks[_folded(values)]
+    return found
+
+
+def _folded(values: I64) -> I64:
+    return (values ^ values >> 16) & 0xFFFF
 
 
 def _note_values(distinct: Distinct, values: I64) -> _Noted:
@@ -236,7 +264,8 @@ def _note_values(distinct: Distinct, values: I64) -> _Noted:
     stored, left_out = unknown[:room], unknown[room:]
     known = (here >= 0).nonzero()[0]
     here[stored] = 0
-    table = weights(distinct.counted_both + n)
+    counted_before = distinct.counted + distinct.counted_last
+    table = weights(counted_before + n)
     of_value = np.arange(n) + np.repeat(here + before - start, sizes)
     grows = table[of_value + 1] - table[of_value]
     flows = np.ones(n, dtype=np.int64)
@@ -248,16 +277,14 @@ def _note_values(distinct: Distinct, values: I64) -> _Noted:
     weight[order] = grows
     np.cumsum(weight, out=weight)
     weight += distinct.weight
-    counted = distinct.counted_both + np.cumsum(flows)
+    counted = counted_before + np.cumsum(flows)
     fresh = stored[[value not in distinct.last for value in different[stored].tolist()]]
     both = distinct.both + np.searchsorted(first[fresh], np.arange(n), side="right")
-    bits = np.where(counted > 0, (table[counted] - weight) / np.maximum(counted << FRACTION_BITS, 1), 0.0)
+    bits = (table[counted] - weight) / (np.maximum(counted, 1) * UNIT)
 
-    n_counted = int(counted[-1]) - distinct.counted_both
     distinct.both = int(both[-1])
     distinct.weight = int(weight[-1])
-    distinct.counted += n_counted
-    distinct.counted_both += n_counted
+    distinct.counted = int(counted[-1]) - distinct.counted_last
     # Known ones keep their places in the order of first flows; those behind are stored in that order.
     for at in (known, stored):
         for value, count in zip(different[at].tolist(), (here[at] + sizes[at]).tolist(), strict=True):

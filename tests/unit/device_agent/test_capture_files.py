@@ -85,7 +85,7 @@ def drain(source, max_packets=100):
 def test_every_format_gives_the_same_packets(tmp_path, data):
     source = open_source(write(tmp_path, data))
     assert drain(source) == (FRAMES, TIMES_US, [len(f) for f in FRAMES])
-    assert source.counters() == {"packets": 5, "truncated": 0}
+    assert source.counters().items() >= {"packets": 5, "truncated": 0}.items()
     assert not source.live
 
 
@@ -126,7 +126,7 @@ def test_a_cut_capture_gives_the_good_packets_then_one_error(tmp_path, form, cut
     assert caught.value.exit_code == ExitCode.CAPTURE_INPUT
     assert "\n" not in str(caught.value)
     assert source.read(100, 0.0) is None
-    assert source.counters() == {"packets": 4, "truncated": 1}
+    assert source.counters().items() >= {"packets": 4, "truncated": 1}.items()
 
 
 def test_a_cut_gzip_file_is_an_error(tmp_path):
@@ -257,7 +257,7 @@ class TestFifo:
             batch = source.read(10, 5.0)
             assert batch.ts_us.tolist() == TIMES_US[4:]
         assert source.read(10, 5.0) is None
-        assert source.counters() == {"packets": 5, "truncated": 0}
+        assert source.counters().items() >= {"packets": 5, "truncated": 0}.items()
 
     def test_every_split_of_the_stream_gives_the_same(self, fifo):
         for data in (pcap(), pcapng()):
