@@ -1,6 +1,7 @@
 """Measure the flow meter beside other programs.
 
-    python -m benchmarks.flow_meter [--quick] [--data DIR] [--rounds N] [--live] [--out FILE]
+    python -m benchmarks.flow_meter [--quick] [--data DIR] [--rounds N] [--out FILE]
+    python -m benchmarks.flow_meter.live [--rates 5000,...]     on a veth pair; needs root
 
 CPU time (user and system, children included) of whole processes, in turns, medians; start-up is the same command on
 ten packets, shown and subtracted. The last line is JSON; it is also written to docs/results/flow_meter.json.
@@ -20,14 +21,15 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.flow_meter import live, traffic
-from benchmarks.flow_meter.ours import batches
+from benchmarks.flow_meter import bars, traffic
+from benchmarks.flow_meter.ours import GROUPS, batches, make
 from benchmarks.flow_meter.peers import Peer, python_peers, system_peers
 from device_agent.flows import select
-from device_agent.flows.meter import MeterSettings
 
 ROOT = Path(__file__).resolve().parents[2]
 SLOW_PACKETS = 5_000
+TIMES = 4
+"""Recorded traffic is given so many times over: a compiled meter is done with it once before its start-up is over."""
 BATCH_SIZES = (64, 256, 1_024, 4_096, 16_384, 65_536)
 
 
@@ -47,12 +49,13 @@ def run(command: list[str]) -> float:
     return usage.ru_utime + usage.ru_stime
 
 
-def ours(engine: str, batch: int) -> Peer:
+def ours(engine: str, batch: int, without: str = "") -> Peer:
+    command = [sys.executable, "-m", "benchmarks.flow_meter.ours", engine]
     return Peer(
-        f"Kinwatch {engine}, batch {batch:,}",
-        lambda capture, _: [sys.executable, "-m", "benchmarks.flow_meter.ours", engine, str(capture), str(batch)],
+        bars.ours(engine, batch) + (f", without {without}" if without else ""),
+        lambda capture, _: [*command, str(capture), str(batch), *([without] if without else [])],
         slow=False,
-        does="flows, all features",
+        does="flows, all features" + (f" but {without}" if without else ""),
     )
 
 
@@ -97,7 +100,7 @@ def loop(path: Path, engine: str, sizes: tuple[int, ...], rounds: int) -> dict[s
     for size in sizes:
         packets, best = batches(path, size), []
         for _ in range(rounds):
-            meter = select.make_meter(MeterSettings(), prefer=engine)  # type: ignore[arg-type]
+            meter = make(engine)
             started = time.process_time()
             for batch in packets:
                 meter.feed(batch)
@@ -118,6 +121,20 @@ def show(name: str, rows: dict[str, dict], base: str = "NFStream") -> None:
         print(f"  {peer:32}{row['ns_per_packet']:12,}  start {row['start_up_s']:6.2f} s {ratio:20}  {row['does']}")
 
 
+def cost(rows: dict[str, dict], names: list[str]) -> dict[str, dict[str, int]]:
+    """Return what leaving each group of features out saves, by engine."""
+    found: dict[str, dict[str, int]] = {}
+    for engine in names:
+        whole = rows.get(bars.ours(engine, bars.BATCH), {}).get("ns_per_packet")
+        if whole is None:
+            continue
+        found[engine] = {"all": whole}
+        for group in GROUPS:
+            less = rows[f"{bars.ours(engine, bars.BATCH)}, without {group}"].get("ns_per_packet")
+            found[engine][group] = whole - less if less is not None else None
+    return found
+
+
 def engines() -> list[str]:
     """Return the engines that can be used here."""
     found = []
@@ -136,47 +153,55 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="small synthetic captures, one round, no peers")
     parser.add_argument("--data", type=Path, default=Path(default))
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--live", action="store_true", help="measure loss on a veth pair too; needs root")
     parser.add_argument("--out", type=Path, default=None)
     options = parser.parse_args()
+    load = round(os.getloadavg()[0], 2)
     rounds = 1 if options.quick else options.rounds
     peers, missing = ([], []) if options.quick else python_peers()
     if not options.quick:
         more, absent = system_peers()
         peers, missing = peers + more, missing + absent
     names = engines()
-    mine = [ours(engine, 16_384) for engine in names] + [ours(engine, 256) for engine in names]
+    mine = [ours(engine, bars.BATCH) for engine in names] + [ours(engine, bars.SMALL_BATCH) for engine in names]
     frames = [] if options.quick else traffic.recorded(options.data)
     kind = "recorded" if frames else "synthetic"
-    frames = frames or traffic.devices(20_000 if options.quick else 150_000)
+    frames = traffic.repeated(frames, TIMES) or traffic.devices(20_000 if options.quick else 600_000)
     n_scan = 15_000 if options.quick else 150_000
     with tempfile.TemporaryDirectory(prefix="kinwatch-bench-") as folder:
         scratch = Path(folder)
         mixed = compare("mixed", frames, mine + peers, rounds, scratch)
         loops = {e: loop(scratch / "mixed.pcap", e, BATCH_SIZES if e != "packet" else (256,), rounds) for e in names}
+        without = [ours(engine, bars.BATCH, group) for engine in names if engine != "packet" for group in ("", *GROUPS)]
+        groups = compare("groups", frames, without, rounds, scratch)
         scanned = compare("scan", traffic.scan(frames[:100_000], n_scan), mine + peers, rounds, scratch)
-        scan_loops = {e: loop(scratch / "scan.pcap", e, (16_384,), rounds) for e in names if e != "packet"}
+        scan_loops = {e: loop(scratch / "scan.pcap", e, (bars.BATCH,), rounds) for e in names if e != "packet"}
     result = {
+        "name": "flow_meter",
+        "command": "python -m benchmarks.flow_meter" + (" --quick" if options.quick else ""),
         "date": dt.datetime.now(dt.UTC).strftime("%Y-%m-%d"),
         "cpu": cpu_name(),
         "cores": os.cpu_count(),
-        "load": os.getloadavg()[0],
+        "load_before_and_after": [load, round(os.getloadavg()[0], 2)],
         "python": platform.python_version(),
         "numpy": np.__version__,
-        "mixed_traffic": kind,
+        "rounds": rounds,
+        "mixed_traffic": f"{kind}, {len(frames):,} packets",
+        "ratios": bars.ratios(mixed, scanned),
         "mixed": mixed,
         "scan": scanned,
         "meter_alone_ns_per_packet": {"mixed": loops, "scan": scan_loops},
+        "cost_of_feature_groups_ns_per_packet": cost(groups, names),
         "missing_peers": missing,
     }
+    # A quick run has no peers, so most bars cannot be told.
+    result["bars"] = {n: bar for n, bar in bars.bars(result).items() if not options.quick or bar["value"] is not None}
     show(f"mixed ({kind}, {len(frames):,} packets)", mixed)
     show(f"scan ({n_scan:,} flows over {min(len(frames), 100_000):,} packets)", scanned)
     for engine, by_size in loops.items():
         print(f"\nmeter alone, {engine}: " + ", ".join(f"{n} at {int(size):,}" for size, n in by_size.items()) + " ns")
     print("\nmissing: " + (", ".join(missing) or "none"))
-    if options.live:
-        result["live"] = live.measure(names)
-        live.show(result["live"])
+    for name, row in result["bars"].items():
+        print(f"{'met   ' if row['ok'] else 'MISSED'} {name}: {row['value']} (bar {row['bar']})")
     out = options.out or (None if options.quick else ROOT / "docs" / "results" / "flow_meter.json")
     if out:
         out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")

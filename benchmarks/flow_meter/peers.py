@@ -115,8 +115,21 @@ def python_peers() -> tuple[list[Peer], list[str]]:
     return [c for c in candidates if isinstance(c, Peer)], [c for c in candidates if isinstance(c, str)]
 
 
+DEBIAN = {"tcpdump": "tcpdump", "softflowd": "softflowd", "nfpcapd": "nfdump", "argus": "argus-server"}
+
+
+def _install_missing() -> None:
+    """Install the Debian packages of absent programs, where apt and root are there."""
+    packages = [package for program, package in DEBIAN.items() if not shutil.which(program)]
+    if packages and shutil.which("apt-get") and os.geteuid() == 0:
+        environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
+        for command in (["update", "-qq"], ["install", "-y", "-qq", "--no-install-recommends", *packages]):
+            subprocess.run(["apt-get", *command], env=environment, check=False, capture_output=True, timeout=600)
+
+
 def system_peers() -> tuple[list[Peer], list[str]]:
-    """Return the programs of the system that are installed, and the names of those that are not."""
+    """Return the programs of the system, installed if need be, and the names of those that are not there."""
+    _install_missing()
     candidates = {
         "tcpdump": Peer(
             "tcpdump", lambda c, _: ["tcpdump", "-r", str(c), "-w", "/dev/null"], slow=False, does="copies packets"

@@ -50,6 +50,14 @@ def recorded(data: Path) -> Frames:
     return sorted(frames, key=lambda record: record[0])
 
 
+def repeated(frames: Frames, times: int) -> Frames:
+    """Return frames several times, one minute of silence between, so that each time has flows of its own."""
+    if not frames:
+        return []
+    span_us = frames[-1][0] - frames[0][0] + 60_000_000
+    return [(t + i * span_us, frame, wire_len) for i in range(times) for t, frame, wire_len in frames]
+
+
 def tcp(src: int, dst: int, sport: int, dport: int, flags: int, payload: bytes = b"") -> bytes:
     """Return a TCP frame."""
     head = struct.pack("!HHIIBBHHH", sport, dport, 1, 0, 0x50, flags, 8192, 0, 0)

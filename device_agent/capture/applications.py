@@ -7,6 +7,7 @@ happen to look like a message, one of these.
 """
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from device_agent.capture import scapy_setup  # noqa: F401 - before any other module of Scapy
@@ -34,6 +35,12 @@ _HELLOS = (1, 2)
 _DHCP_COOKIE_AT, _DHCP_COOKIE = 236, b"\x63\x82\x53\x63"
 _DHCP6_TYPES = range(1, 37)
 
+_COAP_BYTES, _DNS_BYTES, _BOOTP_BYTES = 4, 12, 28
+"""Lengths of the heads: the fields that are dissected."""
+_DNS_FACTS = slice(2, 6)
+_HEADS = 1_024
+"""Heads whose meaning is remembered, of each kind."""
+
 _Read = Callable[[bytes], int | None]
 
 
@@ -53,6 +60,9 @@ class ScapyDissector:
         self._coap = _head(CoAP, "ver", "msg_id")
         self._dns = _head(DNS, "id", "arcount")
         self._bootp = _head(BOOTP, "op", "giaddr")
+        remember = lru_cache(maxsize=_HEADS)
+        self._coap_bits, self._bootp_bits = remember(self._coap_bits_of), remember(self._bootp_bits_of)
+        self._dns_bits, self._mdns_bits = remember(self._dns_bits_of), remember(self._mdns_bits_of)
         self._readers: dict[Kind, _Read] = {
             Kind.MQTT: self._read_mqtt,
             Kind.COAP: self._read_coap,
@@ -90,6 +100,21 @@ class ScapyDissector:
         return bits
 
     def _read_coap(self, payload: bytes) -> int | None:
+        return self._coap_bits(_blanked(payload[:_COAP_BYTES], _COAP_BYTES, slice(0, 2)))
+
+    def _read_dns(self, payload: bytes) -> int | None:
+        return self._dns_bits(_blanked(payload[:_DNS_BYTES], _DNS_BYTES, _DNS_FACTS))
+
+    def _read_mdns(self, payload: bytes) -> int | None:
+        return self._mdns_bits(_blanked(payload[:_DNS_BYTES], _DNS_BYTES, _DNS_FACTS))
+
+    def _read_dhcp(self, payload: bytes) -> int | None:
+        cookie = payload[_DHCP_COOKIE_AT : _DHCP_COOKIE_AT + 4]
+        if not _DHCP_COOKIE.startswith(cookie):
+            return None
+        return self._bootp_bits(_blanked(payload[:_BOOTP_BYTES], _BOOTP_BYTES, slice(0, 3)))
+
+    def _coap_bits_of(self, payload: bytes) -> int | None:
         head = self._coap(payload)
         if head.ver != 1 or head.tkl > 8:
             return None
@@ -97,7 +122,7 @@ class ScapyDissector:
             return 0
         return _COAP_BITS.get(head.code >> 5)
 
-    def _read_dns(self, payload: bytes) -> int | None:
+    def _dns_bits_of(self, payload: bytes) -> int | None:
         head = self._dns(payload)
         if head.qr:
             return _FAILURE if head.rcode else 0
@@ -105,16 +130,13 @@ class ScapyDissector:
             return None
         return 0 if head.opcode else _QUERY
 
-    def _read_mdns(self, payload: bytes) -> int | None:
+    def _mdns_bits_of(self, payload: bytes) -> int | None:
         head = self._dns(payload)
         return None if head.opcode or head.rcode else _DISCOVERY
 
-    def _read_dhcp(self, payload: bytes) -> int | None:
+    def _bootp_bits_of(self, payload: bytes) -> int | None:
         head = self._bootp(payload)
-        cookie = payload[_DHCP_COOKIE_AT : _DHCP_COOKIE_AT + 4]
-        if head.op not in (1, 2) or head.hlen > 16 or not _DHCP_COOKIE.startswith(cookie):
-            return None
-        return _DHCP
+        return _DHCP if head.op in (1, 2) and head.hlen <= 16 else None
 
 
 def _head(layer: "type[Packet]", first: str, last: str) -> "type[Packet]":
@@ -124,6 +146,16 @@ def _head(layer: "type[Packet]", first: str, last: str) -> "type[Packet]":
     names = [field.name for field in layer.fields_desc]
     fields = layer.fields_desc[names.index(first) : names.index(last) + 1]
     return type(f"{layer.__name__}Head", (Packet,), {"name": f"head of {layer.__name__}", "fields_desc": fields})
+
+
+def _blanked(head: bytes, size: int, facts: slice) -> bytes:
+    """Return a whole head with all but ``facts``, the bytes that decide, set to 0; a cut one as it is.
+
+    Identifiers and counts go, so that heads are few, and each is dissected by Scapy once.
+    """
+    if len(head) < size:
+        return head
+    return bytes(facts.start) + head[facts] + bytes(size - facts.stop)
 
 
 def _mqtt_bits(message: "Packet", body: bytes) -> int | None:

@@ -13,6 +13,7 @@ I64 = npt.NDArray[np.int64]
 Index = npt.NDArray[np.intp]
 Bits = npt.NDArray[np.uint16]
 
+_KINDS = {int(kind): kind for kind in Kind}
 _SECOND_US = 1_000_000
 _ANY_KIND: npt.NDArray[np.bool_] = np.logical_or(KINDS[0], KINDS[1])
 _PORT_1, _PORT_2, _LOW_16, _LOW_8 = np.uint64(48), np.uint64(32), np.uint64(0xFFFF), np.uint64(0xFF)
@@ -60,7 +61,7 @@ def read_batch(
     for place, of, begin, n in zip(
         at[chosen].tolist(), kind[chosen].tolist(), start[chosen].tolist(), size[chosen].tolist(), strict=True
     ):
-        bits[place] = applications.dissect(Kind(of), data[begin : begin + n].tobytes())
+        bits[place] = applications.dissect(_KINDS[of], data[begin : begin + n].tobytes())
     return bits
 
 
