@@ -19,6 +19,8 @@ ANCHOR_DIGITS = 16
 _LOG_STD_TOP = 0.5
 _LOG_STD_STEPS = 32.0
 _HALF_BYTES = 2
+_HANDS = 4
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _ATTACKS = CLASS_INDEX.keys() - {BENIGN}
 
 Values = npt.NDArray[np.float64]
@@ -75,6 +77,44 @@ def unpack_sketch(data: bytes) -> Values:
     return values / length if length else values
 
 
+def project_update(delta: npt.NDArray[np.floating]) -> Values:
+    """Return the seeded projection of an update, shape ``(SKETCH_SIZE,)``.
+
+    Every value is added to, or taken from, ``_HANDS`` of the components; which ones is a hash of its place, so that all
+    devices project alike. Angles between long vectors survive to within about ``1 / sqrt(SKETCH_SIZE)``.
+
+    Parameters
+    ----------
+    delta
+        Shape ``(P,)``.
+    """
+    places = np.arange(len(delta), dtype=np.uint64)
+    result = np.zeros(SKETCH_SIZE)
+    for hand in range(_HANDS):
+        hashed = _mix(places * np.uint64(_HANDS) + np.uint64(hand))
+        signs = np.where(hashed >> np.uint64(63), 1.0, -1.0)
+        bins = (hashed % np.uint64(SKETCH_SIZE)).astype(np.int64)
+        result += np.bincount(bins, weights=signs * delta, minlength=SKETCH_SIZE)
+    return result
+
+
+def moment_noise(multiplier: float, flows: int) -> float:
+    """Return the standard deviation of the noise in each mean, and in each mean square, of a signature with noise.
+
+    Exchanging one flow moves the sum of all rows (each within ``[0, SPAN]``) and of their squared distances from
+    ``SPAN / 2`` together by at most ``sqrt(D * (SPAN**2 + (SPAN / 2)**4))``; the noise is ``multiplier`` times that.
+
+    Parameters
+    ----------
+    multiplier
+        Noise multiplier of the Gaussian mechanism, > 0.
+    flows
+        Flows behind the signature, > 0.
+    """
+    reach = float(np.sqrt(N_FEATURES * (SPAN**2 + (SPAN / 2.0) ** 4)))
+    return multiplier * reach / flows
+
+
 def malformed(signature: Signature) -> str | None:
     """Return why a signature cannot be used, ``None`` if it can.
 
@@ -98,3 +138,12 @@ def malformed(signature: Signature) -> str | None:
         return "sketch"
     told = signature.prototypes or signature.class_rows or signature.sketch
     return "noise" if signature.noise is not None and told else None
+
+
+def _mix(value: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    """Return SplitMix64 of each value; overflow is meant."""
+    z = value + _GOLDEN
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    mixed: npt.NDArray[np.uint64] = z ^ (z >> np.uint64(31))
+    return mixed

@@ -14,7 +14,8 @@ from device_agent.detection.detector import Detector, decide
 from device_agent.detection.profile import BenignProfile
 from device_agent.events import ChooseModel
 from device_agent.inference.engine import Engine, Floats
-from device_agent.ladder import Choice, choose, row_losses
+from device_agent.ladder import Losses, row_losses
+from device_agent.rungs import ORDER, Climb, Held, Step, climb
 from device_agent.samples.pool import Rows
 from device_agent.samples.split import SplitSettings, block_numbers
 from device_agent.training.trainer import class_weights
@@ -62,6 +63,37 @@ class Chosen:
     validation_rows: int
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Compared:
+    """Losses of models on the same validation rows.
+
+    Attributes
+    ----------
+    losses
+        By the key of the model, shape ``(n,)``.
+    y, blocks, weights
+        Shape ``(n,)``: label, time block and weight of each row.
+    """
+
+    losses: dict[str, Losses]
+    y: npt.NDArray[np.int32]
+    blocks: npt.NDArray[np.int64]
+    weights: Losses
+
+    def mean(self, losses: Losses) -> float:
+        """Return the weighted mean of losses; there must be rows."""
+        return float(losses @ self.weights / self.weights.sum())
+
+
+def compare(models: Mapping[str, Floats], evidence: Evidence, engine: Engine) -> Compared:
+    """Measure models on the validation rows."""
+    rows = evidence.validation
+    losses = {
+        key: row_losses(engine.infer(theta, rows.x), rows.y, recon_weight=RECON_WEIGHT) for key, theta in models.items()
+    }
+    return Compared(losses, rows.y, block_numbers(rows.start_us, evidence.split), _row_weights(rows))
+
+
 def self_check(engine: Engine, theta: Floats, validation: Rows) -> str | None:
     """Return why weights must not be used, ``None`` if they are fine on fixed probes and on the device's own rows."""
     grid = np.linspace(0.0, 3.0, 16 * engine.layout.inputs, dtype=np.float32).reshape(16, -1)
@@ -93,26 +125,23 @@ def choose_detector(
     engine
         Of the detecting thread.
     """
-    candidates = {m.role: m for m in (request.fallback, request.expert) if m is not None}
-    if not candidates:
+    candidates = {m.role: m for m in (request.fallback, request.expert, *request.rungs) if m is not None}
+    if request.fallback is None and request.expert is None:
         detector = calibrated(current, models[current.digest], evidence, engine)
         return Chosen(detector, request.reason, None, None, len(evidence.validation))
-    rows = evidence.validation
-    losses = {
-        role: row_losses(engine.infer(models[model.digest], rows.x), rows.y, recon_weight=RECON_WEIGHT)
-        for role, model in candidates.items()
-    }
-    choice = choose(
-        expert=losses.get("expert"),
-        fallback=losses.get("fallback"),
-        y=rows.y,
-        blocks=block_numbers(rows.start_us, evidence.split),
-        family_member="expert" in candidates,
-        weights=_row_weights(rows),
-    ) or Choice("fallback", "only-one")
-    winner = candidates[choice.role]
+    there: list[Step] = [step for step in ORDER if step in candidates]
+    compared = compare({step: models[candidates[step].digest] for step in there}, evidence, engine)
+    held = next((Held(step, request.rounds) for step in there if step == request.step), None)
+    climbed = climb(
+        {step: compared.losses[step] for step in there},
+        compared.y,
+        compared.blocks,
+        weights=compared.weights,
+        held=held,
+    ) or Climb("fallback", "only-one")
+    winner = candidates[climbed.step]
     detector = calibrated(winner, models[winner.digest], evidence, engine)
-    return Chosen(detector, _slug(choice), choice.gain, choice.z, len(rows))
+    return Chosen(detector, _slug(climbed), climbed.gain, climbed.z, len(evidence.validation))
 
 
 def calibrated(model: ModelId, theta: Floats, evidence: Evidence, engine: Engine) -> Detector:
@@ -150,5 +179,5 @@ def _row_weights(rows: Rows) -> npt.NDArray[np.float64]:
     return np.where(rows.y >= 0, by_class[np.maximum(rows.y, 0)], 1.0)
 
 
-def _slug(choice: Choice) -> str:
-    return f"{choice.role}-{'better' if choice.reason == 'paired-gain' else choice.reason}"
+def _slug(climbed: Climb) -> str:
+    return f"{climbed.step}-{'better' if climbed.reason == 'paired-gain' else climbed.reason}"

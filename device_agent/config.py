@@ -187,6 +187,23 @@ class TrainingConfig(_Section):
     block_s: int = Field(default=10, ge=1, le=86_400)
 
 
+MIN_NOISY_FLOWS = 2_000
+"""With fewer flows, noise that hides one hides the device's kind as well."""
+
+
+class PrivacyConfig(_Section):
+    """What the traffic signature hides.
+
+    Attributes
+    ----------
+    signature_noise
+        Noise multiplier of Gaussian noise that hides single flows in the signature, 0 = none. With it a signature needs
+        2,000 benign flows and tells nothing of attacks.
+    """
+
+    signature_noise: float = Field(default=0.0, ge=0.0, le=1_000.0)
+
+
 class TelemetryConfig(_Section):
     """Seconds between two telemetry messages."""
 
@@ -206,7 +223,13 @@ class AgentConfig(_Section):
     detector: DetectorConfig = DetectorConfig()
     trust: TrustConfig = TrustConfig()
     training: TrainingConfig = TrainingConfig()
+    privacy: PrivacyConfig = PrivacyConfig()
     telemetry: TelemetryConfig = TelemetryConfig()
+
+    @property
+    def signature_rows(self) -> int:
+        """Benign training rows that a signature needs."""
+        return max(self.training.min_benign_rows, MIN_NOISY_FLOWS if self.privacy.signature_noise else 0)
 
     @property
     def alert_path(self) -> Path:

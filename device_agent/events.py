@@ -6,6 +6,7 @@ from typing import Literal
 from contract.messages import (
     Assignment,
     DeviceState,
+    EvaluationRequest,
     GatewayState,
     MarkSet,
     Receipt,
@@ -15,6 +16,9 @@ from contract.messages import (
     Verdict,
 )
 from contract.model import ModelId, ReleaseManifest
+
+JobKind = Literal["round", "first", "fine-tuned", "local", "sketch"]
+"""What a training is for: a round, the device's own first model, a rung of the ladder, the signature's sketch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,15 +30,18 @@ class Job:
     key
         Unique in the life of the process.
     task, target
-        The round's task and which of its targets; ``None`` for the device's own first model.
+        The round's task and which of its targets; ``None`` for trainings of the device's own.
     base
         Digest of the model to start from.
+    kind
+        What it is for.
     """
 
     key: str
     base: str
     task: RoundTask | None = None
     target: TrainTarget | None = None
+    kind: JobKind = "round"
 
     @property
     def update_id(self) -> str:
@@ -62,8 +69,24 @@ class Facts:
         Validation rows behind the present threshold, ``None`` before the first calibration.
     signature_sequence
         Number of the last signature.
+    signed_rows
+        Benign rows behind the last signature.
     commands
         ``run/sequence`` of commands acted on, newest last.
+    rungs
+        The fine-tuned and the local model, as far as they were made.
+    tuned_base, tuned_version
+        What the fine-tuned model was last made from, and under which assignment.
+    local_rows
+        Training rows behind the local model, 0 before the first.
+    rung_since
+        Version of the assignment under which the rung in use was taken.
+    sketched
+        Digest of the anchor that the sketch was made at.
+    asked
+        Number of the last evaluation request.
+    private
+        Whether the gateway works in private mode.
     """
 
     trained: tuple[str, ...] = ()
@@ -72,7 +95,16 @@ class Facts:
     locally_trained: bool = False
     calibrated_rows: int | None = None
     signature_sequence: int = 0
+    signed_rows: int = 0
     commands: tuple[str, ...] = ()
+    rungs: tuple[ModelId, ...] = ()
+    tuned_base: str = ""
+    tuned_version: int = 0
+    local_rows: int = 0
+    rung_since: int = 0
+    sketched: str = ""
+    asked: int = -1
+    private: bool = False
 
 
 # --- events ---------------------------------------------------------------------------------------------------------
@@ -155,12 +187,15 @@ class RowsCounted:
         Benign training rows, all training rows, validation rows.
     baseline_open
         Whether the baseline window still runs.
+    attacks
+        Validation rows of attacks.
     """
 
     benign: int
     train: int
     validation: int
     baseline_open: bool
+    attacks: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,6 +243,25 @@ class ModelUnfit:
 
 
 @dataclass(frozen=True, slots=True)
+class RungMade:
+    """The shell checked and kept the result of a rung's training; ``None`` if it is not fit for use."""
+
+    model: ModelId | None
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationAsked:
+    """The gateway wants to know how some models do here."""
+
+    request: EvaluationRequest
+
+
+@dataclass(frozen=True, slots=True)
+class TrafficDrifted:
+    """Benign traffic no longer looks as it did in training; said once when it begins."""
+
+
+@dataclass(frozen=True, slots=True)
 class HealthChanged:
     """Why the device is degraded; empty when it is well."""
 
@@ -236,6 +290,9 @@ Event = (
     | VerdictReceived
     | ModelChosen
     | ModelUnfit
+    | RungMade
+    | EvaluationAsked
+    | TrafficDrifted
     | HealthChanged
     | Ticked
 )
@@ -334,12 +391,42 @@ class ChooseModel:
         Held candidates; neither: calibrate the model in use anew.
     reason
         What to report when there is nothing to compare.
+    rungs
+        The device's own candidates beside them.
+    step, rounds
+        Rung in use, empty if it is none, and rounds since it was taken.
     """
 
     request: int
     fallback: ModelId | None
     expert: ModelId | None
     reason: str
+    rungs: tuple[ModelId, ...] = ()
+    step: str = ""
+    rounds: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class KeepRung:
+    """Check and keep the result of a rung's training; answer with RungMade."""
+
+    job: Job
+    family_id: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class KeepSketch:
+    """Keep the sketch of what a training changed; the next signature carries it."""
+
+    job: Job
+
+
+@dataclass(frozen=True, slots=True)
+class ReportLosses:
+    """Measure these held models on the validation rows and tell the gateway; ``refusal`` if that cannot be done."""
+
+    request: EvaluationRequest
+    refusal: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -353,9 +440,16 @@ class SwapModel:
 
 @dataclass(frozen=True, slots=True)
 class SendSignature:
-    """Publish the traffic signature under this sequence number."""
+    """Publish the traffic signature under this sequence number.
+
+    Attributes
+    ----------
+    moments_only
+        Tell nothing of attacks and updates: private mode.
+    """
 
     sequence: int
+    moments_only: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -420,6 +514,9 @@ Effect = (
     | SettleUpdate
     | AdoptLocal
     | ChooseModel
+    | KeepRung
+    | KeepSketch
+    | ReportLosses
     | SwapModel
     | SendSignature
     | AnnounceDevice

@@ -7,6 +7,7 @@ from contract.messages import (
     BlobChunk,
     BlobOffer,
     BlobRequest,
+    EvaluationRequest,
     GatewayState,
     MarkSet,
     Receipt,
@@ -20,6 +21,7 @@ from contract.model import ModelSpec
 from contract.topics import (
     ASSIGNMENT,
     COMMAND,
+    EVALUATION,
     GATEWAY_STATE,
     PART,
     PULL,
@@ -34,6 +36,7 @@ from contract.topics import (
 from device_agent.events import (
     AssignmentReceived,
     CommandReceived,
+    EvaluationAsked,
     Event,
     GatewaySeen,
     MarksReceived,
@@ -49,7 +52,7 @@ from device_agent.trust import Keyring, check_release
 
 def own_topics(device_id: str, *, accept_marks: bool) -> tuple[str, ...]:
     """Return what a device subscribes to at every connect; model digests come and go."""
-    topics = [topic.of(device=device_id) for topic in (TASK, ASSIGNMENT, RECEIPT, VERDICT, PULL, PART)]
+    topics = [topic.of(device=device_id) for topic in (TASK, ASSIGNMENT, EVALUATION, RECEIPT, VERDICT, PULL, PART)]
     if accept_marks:
         topics += [f"{ROOT}/run/+/mark/{device_id}", COMMAND.wildcard]
     return (VERSIONS.of(), GATEWAY_STATE.of(), *topics)
@@ -93,7 +96,7 @@ class Reader:
             self.refused[reason] = self.refused.get(reason, 0) + 1
             return None
 
-    def _read(self, topic: str, payload: bytes) -> Event | Transfer | None:  # noqa: C901  # one branch per message
+    def _read(self, topic: str, payload: bytes) -> Event | Transfer | None:  # noqa: C901, PLR0912  # one branch per message
         parsed = parse(topic)
         if not payload:
             return TaskCleared() if parsed.topic is TASK else None
@@ -117,6 +120,8 @@ class Reader:
                 return VerdictReceived(message)
             case BlobOffer() | BlobRequest() | BlobChunk():
                 return message
+            case EvaluationRequest():
+                return EvaluationAsked(message)
             case Versions():
                 self.version_trouble = _version_trouble(message)
                 return None

@@ -23,6 +23,15 @@ from device_agent.training.resuming import SavedJob, digest_of, same_rows, saved
 from device_agent.training.trainer import TrainData, TrainSettings, class_weights
 
 _LOCAL = TrainSettings(epochs=100, recon_weight=1.0, max_steps=2_000, optimizer=OptimizerSettings(learning_rate=3e-3))
+_OWN = {
+    "first": _LOCAL,
+    "fine-tuned": TrainSettings(
+        epochs=20, max_steps=1_000, optimizer=OptimizerSettings(learning_rate=3e-3, proximal_mu=0.1)
+    ),
+    "local": TrainSettings(epochs=100, max_steps=2_000, optimizer=OptimizerSettings(learning_rate=5e-3)),
+    "sketch": TrainSettings(epochs=1, optimizer=OptimizerSettings(kind="sgd", learning_rate=0.02)),
+}
+"""Settings of the trainings of the device's own; the fine-tuned model is pulled towards the one it started from."""
 _IDLE_S = 60.0
 _LOCAL_ROWS = 640
 """The device's own first model: a scan stands out by its reconstruction only after some 2,000 steps, however few the
@@ -109,7 +118,7 @@ class Learner:
             artifact=self._artifact,
             theta=base,
             data=_data(job, rows),
-            settings=_settings(job.task),
+            settings=_settings(job),
             time_budget_s=max(min(seconds_left, self._budget_s), 0.1),
             resume=resume,
             checkpoint_s=self._checkpoint_s,
@@ -179,14 +188,36 @@ class Learner:
 
     def _name(self, job: Job) -> str:
         """Return what tells this job from any other: task and target, settings, engine, base."""
-        task = "own" if job.task is None else fingerprint(job.task)
+        task = job.kind if job.task is None else fingerprint(job.task)
         engine = "numpy" if self._artifact is None else sha256_hex(self._artifact)[:12]
-        facts = [task, job.update_id, job.base, engine, self._spec.spec_id, repr(_settings(job.task))]
+        facts = [task, job.update_id, job.base, engine, self._spec.spec_id, repr(_settings(job))]
         return sha256_hex(canonical_json(facts))
 
 
-def make_update(outcome: Outcome, validation: Rows, engine: Engine) -> ModelUpdate:
-    """Return the update of a round's job.
+def protect(delta: Floats, task: RoundTask, rng: np.random.Generator) -> Floats:
+    """Return an update as it may leave the device: in private mode shortened and with Gaussian noise.
+
+    Parameters
+    ----------
+    delta
+        Shape ``(P,)``, float32.
+    task
+        Says how long it may be and how much noise it needs, if any.
+    rng
+        Random source; for protection it must be seeded from the operating system.
+    """
+    if task.clip_norm is None or task.noise_multiplier is None:
+        return delta
+    long = delta.astype(np.float64)
+    length = float(np.linalg.norm(long))
+    clipped = long * min(1.0, task.clip_norm / length) if length else long
+    noise = rng.normal(0.0, task.noise_multiplier * task.clip_norm, len(long))
+    result: Floats = (clipped + noise).astype(np.float32)
+    return result
+
+
+def make_update(outcome: Outcome, validation: Rows, engine: Engine, rng: np.random.Generator) -> ModelUpdate:
+    """Return the update of a round's job; in private mode it tells neither rows nor losses nor time.
 
     Parameters
     ----------
@@ -196,13 +227,17 @@ def make_update(outcome: Outcome, validation: Rows, engine: Engine) -> ModelUpda
         Rows for the losses before and after; may be none.
     engine
         Measures them.
+    rng
+        For the noise of the private mode.
     """
     task, target = outcome.job.task, outcome.job.target
     if task is None or target is None:
         raise ValueError("only a round's job gives an update")
     theta = outcome.finished.result.theta
-    delta = (theta - outcome.base).astype("<f4").tobytes()
-    before, after = (joint_loss(engine, t, validation, task.recon_weight) for t in (outcome.base, theta))
+    delta = protect(theta - outcome.base, task, rng).astype("<f4").tobytes()
+    open_ = task.clip_norm is None
+    told = validation if open_ else validation.select(np.zeros(len(validation), dtype=bool))
+    before, after = (joint_loss(engine, t, told, task.recon_weight) for t in (outcome.base, theta))
     return ModelUpdate(
         update_id=outcome.job.update_id,
         round_id=task.round_id,
@@ -213,11 +248,11 @@ def make_update(outcome: Outcome, validation: Rows, engine: Engine) -> ModelUpda
         base=target.base,
         delta=delta,
         delta_digest=sha256_hex(delta),
-        rows=len(outcome.rows.y),
-        rows_by_source=_by_source(outcome.rows),
+        rows=len(outcome.rows.y) if open_ else 1,
+        rows_by_source=_by_source(outcome.rows) if open_ else {},
         loss_before=before,
         loss_after=after,
-        train_seconds=max(outcome.finished.cpu_s, 0.0),
+        train_seconds=max(outcome.finished.cpu_s, 0.0) if open_ else 0.0,
     )
 
 
@@ -234,7 +269,7 @@ def joint_loss(engine: Engine, theta: Floats, rows: Rows, recon_weight: float) -
 
 
 def _data(job: Job, rows: Rows) -> TrainData:
-    if job.task is not None:
+    if job.kind != "first":
         return TrainData(rows.x, rows.y)
     times = -(-_LOCAL_ROWS // len(rows))
     return TrainData(np.tile(rows.x, (times, 1)), np.tile(rows.y, times))
@@ -245,10 +280,11 @@ def _by_source(rows: Rows) -> dict[str, int]:
     return {Source(number).name.lower(): count for number, count in sorted(counts.items())}
 
 
-def _settings(task: RoundTask | None) -> TrainSettings:
-    """Return the settings of a task; the device's id goes into the seed, so that devices shuffle differently."""
+def _settings(job: Job) -> TrainSettings:
+    """Return the settings of a job; the device's id goes into a round's seed, so that devices shuffle differently."""
+    task = job.task
     if task is None:
-        return _LOCAL
+        return _OWN[job.kind]
     mixed = int(sha256_hex(f"{task.seed}/{task.device_id}".encode())[:8], 16)
     return TrainSettings(
         epochs=task.local_epochs,

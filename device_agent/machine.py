@@ -10,6 +10,9 @@
 - The model in use changes only by :class:`ModelChosen`, the shell's answer to the newest :class:`ChooseModel`, after
   verification and self check. Both the expert and the fallback are waited for, unless one of them was refused.
 - Before any assignment a device with enough benign rows trains its own first model, once.
+- What a device makes for itself beside that (the upper rungs of the ladder, the sketch of its signature) waits until no
+  round task is there (``device_agent.making``).
+- Questions of the gateway are answered one at a time; the newest counts (``device_agent.questions``).
 - Nothing here needs the broker: effects that do are repeated at the next connect.
 """
 
@@ -32,12 +35,15 @@ from device_agent.events import (
     DropModel,
     Effect,
     Evaluate,
+    EvaluationAsked,
     Event,
     Facts,
     GatewaySeen,
     HealthChanged,
     HoldModel,
     Job,
+    KeepRung,
+    KeepSketch,
     MarksReceived,
     ModelChosen,
     ModelUnfit,
@@ -47,6 +53,7 @@ from device_agent.events import (
     ReleaseReceived,
     ResendUpdate,
     RowsCounted,
+    RungMade,
     SaveFacts,
     SendSignature,
     SendUpdate,
@@ -56,11 +63,14 @@ from device_agent.events import (
     TaskCleared,
     TaskReceived,
     Ticked,
+    TrafficDrifted,
     TrainingFailed,
     TrainingFinished,
     UnsubscribeModel,
     VerdictReceived,
 )
+from device_agent.making import forget_missing_rungs, next_made, note_made, wanted_anchor
+from device_agent.questions import Questions
 from device_agent.rounds import TrainingDesk, fingerprint
 
 _REMEMBERED = 32
@@ -89,6 +99,10 @@ class MachineSettings:
         Benign training rows before a signature or the device's own training.
     note
         Reason of the status while nothing worse is up, such as that no release can be trusted.
+    signature_rows
+        Benign training rows before a signature, 0 = as ``min_benign_rows``.
+    noisy
+        Whether signatures hide single flows: each costs privacy, so they are made sparingly and without a sketch.
     """
 
     device_id: str
@@ -97,6 +111,8 @@ class MachineSettings:
     accept_marks: bool = False
     min_benign_rows: int = 200
     note: str = ""
+    signature_rows: int = 0
+    noisy: bool = False
 
 
 class AgentMachine:
@@ -132,16 +148,20 @@ class AgentMachine:
         self._saved = facts
         self._connected = False
         self._gateway_session = ""
+        # What a signature may tell depends on the gateway's mode, so the first one waits for that.
+        self._mode_known = False
         self._unfit: set[str] = set()
         self._health = ""
         self._status: tuple[DeviceState, str] | None = None
         self._rows = RowsCounted(0, 0, 0, baseline_open=True)
         self._signature_rows = (0, 0)
+        self._questions = Questions(settings.device_id)
         self._local_not_before_s = -math.inf
         self._request = 0
         self._request_open = False
         # A process that died between holding and choosing has the choice before it; rows must be counted first.
         self._choice_due = facts.assignment is not None
+        self.facts = forget_missing_rungs(facts, self.held)
 
     def handle(self, event: Event, now_s: float) -> list[Effect]:
         """Take one event at a monotonic time in seconds; return what to do, in order."""
@@ -153,10 +173,10 @@ class AgentMachine:
             effects.append(SaveFacts(self.facts))
         return effects + self._say_status(announce=isinstance(event, Connected))
 
-    def _react(self, event: Event, now_s: float) -> list[Effect]:  # noqa: C901  # one branch per kind of event
+    def _react(self, event: Event, now_s: float) -> list[Effect]:  # noqa: C901, PLR0912  # one branch per kind of event
         match event:
             case Ticked():
-                return self.desk.expire(now_s)
+                return [*self.desk.expire(now_s), *self._questions.expire(now_s)]
             case Connected() | Disconnected() | GatewaySeen():
                 return self._on_link(event)
             case TaskReceived() | TaskCleared():
@@ -173,6 +193,13 @@ class AgentMachine:
                 return self._on_rows(event)
             case ModelChosen() | ModelUnfit():
                 return self._on_choice(event)
+            case RungMade(model):
+                return self._on_rung(model)
+            case EvaluationAsked(request):
+                self.facts, effects = self._questions.ask(request, self.facts, now_s)
+                return effects
+            case TrafficDrifted():
+                return self._sign(sparing=False)
             case MarksReceived() | CommandReceived():
                 return self._on_harness(event)
             case VerdictReceived(verdict):
@@ -186,17 +213,17 @@ class AgentMachine:
         if isinstance(event, GatewaySeen):
             new = event.state.online and event.state.session != self._gateway_session
             self._gateway_session = event.state.session if event.state.online else self._gateway_session
-            return self._resend(sorted(self.waiting_updates)) if new else []
+            first, self._mode_known = not self._mode_known, True
+            self.facts = replace(self.facts, private=event.state.mode == "private")
+            resent = self._resend(sorted(self.waiting_updates)) if new else []
+            return [*resent, *(self._sign() if first else [])]
         self._connected = isinstance(event, Connected)
         if not self._connected:
             # A gateway that is heard again after a gap may have lost what was sent into it.
             self._gateway_session = ""
+            self._mode_known = False
             return []
-        effects: list[Effect] = [AnnounceDevice()]
-        effects += [SubscribeModel(digest) for digest in sorted(self.subscribed)]
-        if self._rows.benign >= self.settings.min_benign_rows:
-            effects += self._sign()
-        return effects
+        return [AnnounceDevice(), *(SubscribeModel(digest) for digest in sorted(self.subscribed))]
 
     def _on_task(self, event: TaskReceived | TaskCleared, now_s: float) -> list[Effect]:
         if isinstance(event, TaskCleared):
@@ -268,10 +295,28 @@ class AgentMachine:
         else:
             job, effects = self.desk.finish(event.job_key)
             if job is not None and job.task is None:
-                self.facts = replace(self.facts, locally_trained=True)
-                effects.append(AdoptLocal(job, self._open_request()))
+                effects += self._on_own_training(job)
         self.waiting_updates.update(e.job.update_id for e in effects if isinstance(e, SendUpdate))
         return [*effects, *self._end_task()]
+
+    def _on_own_training(self, job: Job) -> list[Effect]:
+        if job.kind == "first":
+            self.facts = replace(self.facts, locally_trained=True)
+            return [AdoptLocal(job, self._open_request())]
+        self.facts = note_made(self.facts, job, self._rows)
+        if job.kind == "sketch":
+            return [KeepSketch(job), *self._sign()]
+        return [KeepRung(job, self.facts.assignment.family_id if self.facts.assignment else None)]
+
+    def _on_rung(self, model: ModelId | None) -> list[Effect]:
+        if model is None:
+            return [Refuse("rung-unfit", "own")]
+        self.held[model.digest] = model
+        others = tuple(m for m in self.facts.rungs if m.role != model.role)
+        self.facts = replace(self.facts, rungs=(*others, model))
+        due = next_made(self.facts, self._rows, factory=self.settings.factory, sketches=False)
+        # All rungs are compared at once, when the last one is there.
+        return self._choose() if due is None else []
 
     def _end_task(self) -> list[Effect]:
         """Remember a task whose updates were all made; decline what one that is over leaves open."""
@@ -287,7 +332,7 @@ class AgentMachine:
         self._rows = rows
         effects: list[Effect] = []
         grown = rows.benign >= _GROWTH * self._signature_rows[0] or rows.train >= _GROWTH * self._signature_rows[1]
-        if self._connected and rows.benign >= self.settings.min_benign_rows and grown:
+        if grown:
             effects += self._sign()
         calibrated_rows = self.facts.calibrated_rows
         outgrown = calibrated_rows is not None and rows.validation >= max(_GROWTH * calibrated_rows, _MIN_CALIBRATION)
@@ -303,9 +348,10 @@ class AgentMachine:
         if isinstance(event, ModelUnfit):
             self._unfit.add(event.digest)
             return [Refuse(event.reason, "own"), *self._choose()]
-        self.active = self.held[event.active.digest] = event.active
-        self.facts = replace(self.facts, active=event.active, calibrated_rows=self._rows.validation)
         version = self.facts.assignment.version if self.facts.assignment else 0
+        since = self.facts.rung_since if event.active.role == self.active.role else version
+        self.active = self.held[event.active.digest] = event.active
+        self.facts = replace(self.facts, active=event.active, calibrated_rows=self._rows.validation, rung_since=since)
         return [SwapModel(event.active, event.request, version)]
 
     def _on_harness(self, event: MarksReceived | CommandReceived) -> list[Effect]:
@@ -345,7 +391,16 @@ class AgentMachine:
         if not usable:
             return effects
         reason = "expert-default" if "expert" in usable else "fallback-only"
-        choose = ChooseModel(self._open_request(), usable.get("fallback"), usable.get("expert"), reason)
+        version = 0 if assignment is None else assignment.version
+        choose = ChooseModel(
+            self._open_request(),
+            usable.get("fallback"),
+            usable.get("expert"),
+            reason,
+            rungs=tuple(m for m in self.facts.rungs if m.digest in self.held and m.digest not in self._unfit),
+            step="" if self.active.role == "factory" else self.active.role,
+            rounds=max(0, version - self.facts.rung_since),
+        )
         return [*effects, choose]
 
     def _open_request(self) -> int:
@@ -361,13 +416,19 @@ class AgentMachine:
         idle = self.desk.task is None and self.desk.job is None and not self._request_open
         untrained = not self.facts.locally_trained and self.active == self.settings.factory
         if ready and idle and untrained and now_s >= self._local_not_before_s:
-            effects += self.desk.start_local(self.settings.factory.digest, now_s)
+            return [*effects, *self.desk.start_local(self.settings.factory.digest, now_s)]
+        due = next_made(
+            self.facts, rows, factory=self.settings.factory, sketches=not self.settings.noisy and rows.benign >= enough
+        )
+        if idle and not effects and due is not None and due.base in self.held and now_s >= self._local_not_before_s:
+            effects += self.desk.start_local(due.base, now_s, due.kind)
         return effects
 
     def _converge(self) -> list[Effect]:
         """Subscribe to models that are wanted and not held; drop those that nobody wants."""
-        wanted = self._assigned() | self.desk.bases
-        keep = wanted | {self.active.digest, self.settings.factory.digest}
+        answers = self._questions.answer(frozenset(self.held), frozenset(self._unfit))
+        wanted = self._assigned() | self.desk.bases | self._questions.wanted | self._anchor()
+        keep = wanted | {self.active.digest, self.settings.factory.digest, *(m.digest for m in self.facts.rungs)}
         missing = wanted - set(self.held)
         effects: list[Effect] = [SubscribeModel(d) for d in sorted(missing - self.subscribed)]
         effects += [UnsubscribeModel(d) for d in sorted(self.subscribed - missing)]
@@ -375,7 +436,13 @@ class AgentMachine:
         for digest in sorted(set(self.held) - keep):
             del self.held[digest]
             effects.append(DropModel(digest))
-        return effects
+        return [*answers, *effects]
+
+    def _anchor(self) -> set[str]:
+        """Return the anchor while the sketch at it is still to be made."""
+        enough = self._rows.benign >= self.settings.min_benign_rows
+        due = wanted_anchor(self.facts) if enough and not self.settings.noisy else None
+        return set() if due is None else {due}
 
     def _assigned(self) -> set[str]:
         assignment = self.facts.assignment
@@ -383,10 +450,18 @@ class AgentMachine:
             return set()
         return {model.digest for model in (assignment.fallback, assignment.expert) if model is not None}
 
-    def _sign(self) -> list[Effect]:
-        self._signature_rows = (self._rows.benign, self._rows.train)
-        self.facts = replace(self.facts, signature_sequence=self.facts.signature_sequence + 1)
-        return [SendSignature(self.facts.signature_sequence)]
+    def _sign(self, *, sparing: bool = True) -> list[Effect]:
+        """Send a signature of what is there now; one with noise costs privacy, so it waits until rows have grown."""
+        benign, facts = self._rows.benign, self.facts
+        if not (self._connected and self._mode_known):
+            return []
+        if benign < (self.settings.signature_rows or self.settings.min_benign_rows):
+            return []
+        if self.settings.noisy and sparing and benign < _GROWTH * facts.signed_rows:
+            return []
+        self._signature_rows = (benign, self._rows.train)
+        self.facts = replace(facts, signature_sequence=facts.signature_sequence + 1, signed_rows=benign)
+        return [SendSignature(self.facts.signature_sequence, moments_only=self.facts.private)]
 
     def _resend(self, update_ids: list[str]) -> list[Effect]:
         return [ResendUpdate(update_id) for update_id in update_ids]

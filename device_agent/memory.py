@@ -6,7 +6,7 @@ import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
 from contract.initial import initial_theta
-from contract.model import ModelId, ModelSpec, ReleaseManifest, weights_digest
+from contract.model import ModelId, ModelSpec, ReleaseManifest, Role, weights_digest
 from device_agent.alert_file import AlertFile
 from device_agent.config import AgentConfig
 from device_agent.detection.calibration import Calibration
@@ -28,16 +28,18 @@ def factory_model(spec: ModelSpec) -> HeldModel:
     return own_model(spec, initial_theta(spec.layout, FACTORY_SEED), parent=None)
 
 
-def own_model(spec: ModelSpec, theta: Floats, *, parent: str | None) -> HeldModel:
-    """Return weights of the device's own as a held model of the factory role."""
+def own_model(
+    spec: ModelSpec, theta: Floats, *, parent: str | None, role: Role = "factory", family_id: str | None = None
+) -> HeldModel:
+    """Return weights of the device's own as a held model."""
     weights = np.array(theta, dtype=np.float32)
     weights.flags.writeable = False
     manifest = ReleaseManifest(
         weights_digest=weights_digest(weights),
         spec_id=spec.spec_id,
         n_parameters=spec.n_parameters,
-        role="factory",
-        family_id=None,
+        role=role,
+        family_id=family_id,
         round_number=0,
         parent=parent,
     )

@@ -181,6 +181,8 @@ def _assemble(
             accept_marks=config.labels.accept_marks,
             min_benign_rows=config.training.min_benign_rows,
             note=lone_note if config.broker is not None else "",
+            signature_rows=config.signature_rows,
+            noisy=bool(config.privacy.signature_noise),
         ),
         restored.facts,
         held={digest: model_id(model) for digest, model in memory.models.items()},

@@ -5,10 +5,21 @@ from collections import deque
 
 import numpy as np
 
-from contract.messages import ActiveModel, Decline, EvaluationReport, EveAlert, Message, Signature, Verdict
-from contract.signatures import pack_log_std, pack_mean
-from contract.taxonomy import BENIGN_INDEX, CLASS_INDEX, N_CLASSES
-from contract.topics import ACTIVE, ALERT, BIRTH, DECLINE, RELEASE, RELEASE_OFFER, REPORT, SIGNATURE, STATUS, UPDATE
+from contract.messages import ActiveModel, Decline, EvaluationReport, EveAlert, Message, Verdict
+from contract.taxonomy import BENIGN_INDEX, CLASS_INDEX
+from contract.topics import (
+    ACTIVE,
+    ALERT,
+    BIRTH,
+    DECLINE,
+    LOSSES,
+    RELEASE,
+    RELEASE_OFFER,
+    REPORT,
+    SIGNATURE,
+    STATUS,
+    UPDATE,
+)
 from device_agent.choosing import Chosen, calibrated, choose_detector, score_exam, self_check
 from device_agent.events import (
     AdoptLocal,
@@ -23,11 +34,15 @@ from device_agent.events import (
     Evaluate,
     Event,
     HoldModel,
+    KeepRung,
+    KeepSketch,
     ModelChosen,
     ModelUnfit,
     PublishStatus,
     Refuse,
+    ReportLosses,
     ResendUpdate,
+    RungMade,
     SaveFacts,
     SendSignature,
     SendUpdate,
@@ -46,8 +61,8 @@ from device_agent.parts import Parts
 from device_agent.samples.guard import without_bursts
 from device_agent.samples.pool import Rows
 from device_agent.samples.split import Split
-from device_agent.signature import attack_prototypes, traffic_moments
 from device_agent.training.resuming import in_order
+from device_agent.workshop import Workshop
 
 log = logging.getLogger("kinwatch.agent")
 
@@ -74,6 +89,8 @@ class Performer:
         self.events: deque[Event] = deque()
         self.outcomes: dict[str, Outcome] = {}
         self._parts = parts
+        self._rng = np.random.default_rng()
+        self._workshop = Workshop(parts, self._rng)
         self._chosen: dict[int, Chosen] = {}
         self._last_active = _still_active(parts)
         self._alert_number = 0
@@ -144,8 +161,14 @@ class Performer:
                 self._choose(effect)
             case SwapModel():
                 self._swap(effect)
-            case SendSignature(sequence):
-                self._send_signature(sequence)
+            case SendSignature():
+                self._send_signature(effect)
+            case KeepRung():
+                self._keep_rung(effect)
+            case KeepSketch(job):
+                self._workshop.keep_sketch(self.outcomes.pop(job.key))
+            case ReportLosses(request, refusal):
+                parts.post.say(LOSSES, self._workshop.losses(request, refusal))
             case AnnounceDevice():
                 parts.post.say(BIRTH, parts.birth)
                 if self._last_active is not None:
@@ -191,7 +214,7 @@ class Performer:
             log.info("event=training-resumed job=%s epochs=%d", job.update_id or "own-model", unfinished[1].epochs)
             parts.learner.start(job, unfinished[0], base, seconds_left=effect.seconds_left, resume=unfinished[1])
             return
-        if job.task is None:
+        if job.kind == "first":
             rows = rows.select(rows.y == BENIGN_INDEX)
         rows, bursts = without_bursts(rows, parts.buffer.settings.split)
         if bursts:
@@ -203,7 +226,7 @@ class Performer:
 
     def _send_update(self, job_key: str) -> None:
         outcome = self.outcomes.pop(job_key)
-        update = make_update(outcome, self._parts.buffer.rows(Split.VALIDATION), self._parts.engine)
+        update = make_update(outcome, self._parts.buffer.rows(Split.VALIDATION), self._parts.engine, self._rng)
         self._parts.post.replace("update", UPDATE, update.update_id, update)
 
     def _adopt(self, job_key: str, request: int) -> None:
@@ -224,7 +247,7 @@ class Performer:
         parts = self._parts
         evidence = parts.evidence()
         weights = {digest: model.weights for digest, model in parts.memory.models.items()}
-        for candidate in (effect.fallback, effect.expert):
+        for candidate in (effect.fallback, effect.expert, *effect.rungs):
             unfit = candidate and self_check(parts.engine, weights[candidate.digest], evidence.validation)
             if candidate is not None and unfit:
                 self.events.append(ModelUnfit(effect.request, candidate.digest, unfit))
@@ -260,25 +283,15 @@ class Performer:
         )
         parts.post.say(ACTIVE, self._last_active)
 
-    def _send_signature(self, sequence: int) -> None:
-        parts = self._parts
-        rows = parts.buffer.rows(Split.TRAIN)
-        moments = traffic_moments(rows.x[rows.y == BENIGN_INDEX], min_flows=parts.config.training.min_benign_rows)
-        if moments is None:
-            return
-        held = parts.buffer.counts(Split.TRAIN)
-        message = Signature(
-            device_id=parts.config.device.id,
-            schema_id=parts.spec.schema_id,
-            sequence=sequence,
-            flows=moments.flows,
-            mean=pack_mean(moments.mean),
-            log_std=pack_log_std(moments.log_std),
-            class_rows=tuple(held.get(label, 0) for label in range(N_CLASSES)),
-            prototypes={name: values.tobytes() for name, values in attack_prototypes(rows.x, rows.y).items()},
-        )
-        log.info("event=signature sequence=%d flows=%d", sequence, moments.flows)
-        parts.post.say(SIGNATURE, message)
+    def _send_signature(self, effect: SendSignature) -> None:
+        message = self._workshop.signature(effect.sequence, moments_only=effect.moments_only)
+        if message is not None:
+            log.info("event=signature sequence=%d flows=%d", effect.sequence, message.flows)
+            self._parts.post.say(SIGNATURE, message)
+
+    def _keep_rung(self, effect: KeepRung) -> None:
+        model = self._workshop.keep_rung(self.outcomes.pop(effect.job.key), effect)
+        self.events.append(RungMade(model))
 
     def _evaluate(self, run_id: str) -> None:
         parts = self._parts
@@ -287,8 +300,8 @@ class Performer:
         exam, evidence = parts.buffer.rows(Split.EXAM), parts.evidence()
         in_use = parts.pipeline.detector
         detectors = {in_use.model: in_use}
-        for model in parts.assigned():
-            if model not in detectors:
+        for model in (*parts.assigned(), *parts.machine.facts.rungs):
+            if model not in detectors and model.digest in parts.memory.models:
                 weights = parts.memory.models[model.digest].weights
                 detectors[model] = calibrated(model, weights, evidence, parts.engine)
         known = exam.start_us[exam.y >= 0]

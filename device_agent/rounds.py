@@ -12,7 +12,7 @@ Rules
 
 from contract.canonical import canonical_json, sha256_hex
 from contract.messages import RoundTask, TrainTarget
-from device_agent.events import CancelTraining, Effect, Job, Refuse, SendUpdate, StartTraining
+from device_agent.events import CancelTraining, Effect, Job, JobKind, Refuse, SendUpdate, StartTraining
 
 LOCAL_TRAINING_S = 120.0
 """Longest wall time of the device's own training."""
@@ -85,13 +85,13 @@ class TrainingDesk:
         for target in self._todo:
             if target.base in held:
                 self._todo.remove(target)
-                return self._start(target.base, self._deadline_s - now_s, self.task, target)
+                return self._start(Job(self._next_key(), target.base, self.task, target), self._deadline_s - now_s)
         return []
 
-    def start_local(self, base: str, now_s: float) -> list[Effect]:
-        """Start the device's own training; the desk must be free."""
+    def start_local(self, base: str, now_s: float, kind: JobKind = "first") -> list[Effect]:
+        """Start a training of the device's own; the desk must be free."""
         self._deadline_s = now_s + LOCAL_TRAINING_S
-        return self._start(base, LOCAL_TRAINING_S, None, None)
+        return self._start(Job(self._next_key(), base, kind=kind), LOCAL_TRAINING_S)
 
     def finish(self, job_key: str) -> tuple[Job | None, list[Effect]]:
         """Close the running job; a late answer to a cancelled one is refused."""
@@ -124,10 +124,13 @@ class TrainingDesk:
         self.task = None
         return task, self._failure
 
-    def _start(self, base: str, seconds: float, task: RoundTask | None, target: TrainTarget | None) -> list[Effect]:
+    def _next_key(self) -> str:
         self._jobs_started += 1
-        self.job = Job(f"job-{self._jobs_started}", base, task, target)
-        return [StartTraining(self.job, max(seconds, 0.0))]
+        return f"job-{self._jobs_started}"
+
+    def _start(self, job: Job, seconds: float) -> list[Effect]:
+        self.job = job
+        return [StartTraining(job, max(seconds, 0.0))]
 
     def _cancel(self) -> list[Effect]:
         job, self.job = self.job, None

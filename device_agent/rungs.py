@@ -12,6 +12,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from contract.taxonomy import BENIGN_INDEX
 from device_agent.ladder import MIN_CLASS_ROWS, MIN_GAIN, MIN_ROWS, MIN_Z, Losses, paired_gain
 
 Step = Literal["expert", "fallback", "fine-tuned", "local"]
@@ -45,10 +46,11 @@ class Climb:
     step
         The rung.
     reason
-        ``default``: nothing beat it; ``paired-gain``; ``few-rows``: too few to judge; ``kept``: too early to change;
-        ``only-one``.
+        ``default``: nothing beat it; ``paired-gain``; ``few-rows``: too few to judge; ``one-class``: rows with
+        hardly an attack cannot tell which model sees attacks; ``kept``: too early to change; ``only-one``.
     gain, z
-        Relative gain over the rung it left, and its z; ``None`` if nothing was measured.
+        Relative gain over the rung it left, and its z; for ``default`` those of the rung that came nearest; ``None`` if
+        nothing was measured.
     """
 
     step: Step
@@ -90,11 +92,16 @@ def climb(
     if len(y) < MIN_ROWS:
         kept = held is not None and held.step in losses
         return Climb(held.step, "kept") if kept and held is not None else Climb(there[0], "few-rows")
+    if (y > BENIGN_INDEX).sum() < MIN_CLASS_ROWS:
+        # On benign rows alone the model wins that never raises an alert.
+        return Climb(there[0], "one-class") if len(there) > 1 else chosen
     share = _plain_where_rare(np.ones(len(y)) if weights is None else weights, y)
     for step in there[1:]:
         gain, z = paired_gain(losses[chosen.step], losses[step], blocks, share)
         if gain > MIN_GAIN and z >= MIN_Z:
             chosen = Climb(step, "paired-gain", gain, z)
+        elif chosen.reason == "default" and (chosen.gain is None or gain > chosen.gain):
+            chosen = Climb(chosen.step, "default", gain, z)
     if held is not None and held.step in losses and held.step != chosen.step and held.rounds < KEEP_ROUNDS:
         return Climb(held.step, "kept")
     return chosen

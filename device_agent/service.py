@@ -24,6 +24,7 @@ from device_agent.events import (
     HealthChanged,
     RowsCounted,
     Ticked,
+    TrafficDrifted,
     TrainingFailed,
     TrainingFinished,
 )
@@ -64,6 +65,7 @@ class Agent:
         self._performer = Performer(parts)
         self._events = self._performer.events
         self._next: dict[str, float] = {}
+        self._drifted = False
         self._started_s = clock()
         parts.pipeline.on_alerts = self._performer.take_alerts
         parts.pipeline.on_rows = self._performer.take_rows
@@ -225,6 +227,10 @@ class Agent:
         if parts.capture.state in ("failed", "starting"):
             trouble = "the capture failed; the log says why"
         self._events.append(HealthChanged(trouble))
+        drifted = bool(parts.pipeline.drift.drifted)
+        if drifted and not self._drifted:
+            self._events.append(TrafficDrifted())
+        self._drifted = drifted
         self._count_rows()
         self._events.append(Ticked())
 
@@ -237,6 +243,7 @@ class Agent:
                 train=sum(train.values()),
                 validation=sum(validation.values()),
                 baseline_open=self.parts.pipeline.baseline_open,
+                attacks=sum(count for label, count in validation.items() if label > BENIGN_INDEX),
             )
         )
 

@@ -1,7 +1,7 @@
 """The traffic signature: robust moments of a device's benign flows, and how attacks differ from them.
 
 Nothing of a single flow leaves the device, but a signature describes the device: that is its purpose, so it cannot be
-private at the level of devices.
+private at the level of devices. What noise can hide is whether a single flow is behind it.
 """
 
 from dataclasses import dataclass
@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from contract.signatures import PROTOTYPE_UNIT, round_log_std
+from contract.features import SPAN
+from contract.signatures import PROTOTYPE_UNIT, moment_noise, round_log_std
 from contract.taxonomy import BENIGN_INDEX, CLASSES
 from device_agent.inference.engine import Floats, Labels
 
@@ -71,6 +72,44 @@ def traffic_moments(benign: Floats, *, min_flows: int = MIN_FLOWS) -> Moments | 
     mean = ordered[cut : len(ordered) - cut].mean(axis=0)
     log_std = np.log(ordered.std(axis=0) + STD_FLOOR)
     return Moments(mean.astype("<f2"), round_log_std(log_std).astype("<f2"), len(benign))
+
+
+def noisy_moments(
+    benign: Floats, multiplier: float, rng: np.random.Generator, *, min_flows: int = MIN_FLOWS
+) -> Moments | None:
+    """Return moments in which a single flow is hidden by Gaussian noise.
+
+    The number of flows counts as known; whichever flow is exchanged for another, the sums move by no more than the
+    sensitivity that ``contract.signatures.moment_noise`` states. Nothing is trimmed, since a trimmed sum has no such
+    bound that is worth having. A spread that the noise would drown is reported as the noise's own.
+
+    Parameters
+    ----------
+    benign
+        Shape ``(n, N_FEATURES)``: model inputs; clipped to ``[0, SPAN]``.
+    multiplier
+        Noise multiplier, > 0.
+    rng
+        Random source; for protection it must be seeded from the operating system.
+    min_flows
+        Least number of rows.
+
+    Returns
+    -------
+    Moments or None
+        ``None`` for fewer rows.
+    """
+    n = len(benign)
+    if n < max(1, min_flows):
+        return None
+    centred = np.clip(benign.astype(np.float64), 0.0, SPAN) - SPAN / 2.0
+    noise = moment_noise(multiplier, n)
+    mean = centred.mean(axis=0) + rng.normal(0.0, noise, centred.shape[1])
+    square = (centred * centred).mean(axis=0) + rng.normal(0.0, noise, centred.shape[1])
+    variance = np.maximum(square - mean * mean, 3.0 * noise)
+    log_std = np.log(np.minimum(np.sqrt(variance), SPAN / 2.0) + STD_FLOOR)
+    shown = np.clip(mean + SPAN / 2.0, 0.0, SPAN)
+    return Moments(shown.astype("<f2"), round_log_std(log_std).astype("<f2"), n)
 
 
 def attack_prototypes(x: Floats, y: Labels, *, min_rows: int = MIN_CLASS_FLOWS) -> dict[str, npt.NDArray[np.int8]]:

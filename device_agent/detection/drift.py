@@ -38,6 +38,7 @@ class DriftMonitor:
         self._frozen_until_us = 0
         self._before: frozenset[int] = frozenset()
         self._drifted: tuple[str, ...] = ()
+        self._kept_before: list[Floats] = []
         self._start_window()
 
     @property
@@ -45,12 +46,17 @@ class DriftMonitor:
         """Names of the features that drifted, worst first."""
         return self._drifted
 
+    def recent(self) -> Floats:
+        """Return the latest rows without an alert, shape ``(n, D)``: those of the open window and the one before."""
+        kept = [*self._kept_before, *self._kept]
+        return np.concatenate(kept) if kept else np.zeros((0, N_FEATURES), dtype=np.float32)
+
     def set_reference(self, benign: Floats) -> None:
         """Compare with these benign rows, shape ``(n, D)``, from now on; too few switch the test off."""
         self._reference = None
         if len(benign) >= MIN_REFERENCE_ROWS:
             self._reference = _shares(_count(benign))
-        self._before, self._drifted = frozenset(), ()
+        self._before, self._drifted, self._kept_before = frozenset(), (), []
         self._start_window()
 
     def observe(self, x: Floats, alerted: npt.NDArray[np.bool_], now_us: int) -> None:
@@ -60,6 +66,7 @@ class DriftMonitor:
         if self._reference is None or now_us < self._frozen_until_us:
             return
         self._counts += _count(x)
+        self._kept.append(x.copy())
         self._rows += len(x)
         if self._rows >= self._window_rows:
             self._close_window(self._reference)
@@ -71,10 +78,12 @@ class DriftMonitor:
         now = [feature for feature in order.tolist() if index[feature] > LIMIT]
         self._drifted = tuple(NAMES[feature] for feature in now if feature in self._before)
         self._before = frozenset(now)
+        self._kept_before = self._kept
         self._start_window()
 
     def _start_window(self) -> None:
         self._counts: Counts = np.zeros((N_FEATURES, _BINS), dtype=np.int64)
+        self._kept: list[Floats] = []
         self._rows = 0
 
 

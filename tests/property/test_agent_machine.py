@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from contract.messages import Assignment, GatewayState, Receipt, RoundTask, RunCommand, TrainTarget
+from contract.messages import Assignment, EvaluationRequest, GatewayState, Receipt, RoundTask, RunCommand, TrainTarget
 from contract.model import DEFAULT_SPEC, ModelId, ReleaseManifest
 from device_agent import events as e
 from device_agent.machine import AgentMachine, MachineSettings
@@ -89,6 +89,11 @@ class AgentHistory(RuleBasedStateMachine):
         self.commands_sent = set()
         self.saved = e.Facts()
         self.benign = 0
+        self.attacks = 0
+        self.rungs = {}
+        self.rung_waits = None
+        self.asked = -1
+        self.answered = []
 
     # --- the world answers ---
 
@@ -127,7 +132,8 @@ class AgentHistory(RuleBasedStateMachine):
                     assert job.task not in self.completed, "a finished task is trained again"
                 else:
                     assert self.task is None, "own training beside a round"
-                    assert self.active == FACTORY
+                    assert job.kind != "first" or self.active == FACTORY
+                    assert job.kind in {"first", "sketch"} or self.attacks >= 5, "a rung that nothing can judge"
                 self.job = job
             case e.CancelTraining(job_key):
                 assert self.job is not None
@@ -148,9 +154,15 @@ class AgentHistory(RuleBasedStateMachine):
                 assert job.task is None
                 self.choice = effect
             case e.ChooseModel():
-                for candidate in (effect.fallback, effect.expert):
+                for candidate in (effect.fallback, effect.expert, *effect.rungs):
                     assert candidate is None or candidate.digest in self.held
                 self.choice = effect
+            case e.KeepRung(job):
+                assert isinstance(cause, e.TrainingFinished)
+                self.rung_waits = job
+            case e.ReportLosses(request, refusal):
+                assert refusal or {m.digest for m in request.models} <= self.held
+                self.answered.append(request.request)
             case e.SwapModel(active):
                 assert isinstance(cause, e.ModelChosen), "a swap without a check"
                 assert active == cause.active
@@ -314,8 +326,9 @@ class AgentHistory(RuleBasedStateMachine):
         device=st.sampled_from([ME, ME, ME, "cam-2"]),
         fallback=st.sampled_from([None, *FALLBACKS]),
         expert=st.sampled_from([None, *EXPERTS]),
+        anchor=st.sampled_from([None, DIGESTS[0]]),
     )
-    def assignment(self, version, device, fallback, expert):
+    def assignment(self, *, version, device, fallback, expert, anchor):
         assignment = Assignment(
             device_id=device,
             version=version,
@@ -323,6 +336,7 @@ class AgentHistory(RuleBasedStateMachine):
             reason="test",
             fallback=model(fallback) if fallback else None,
             expert=model(expert) if expert else None,
+            anchor=anchor,
         )
         newest = self.assignments_seen[-1] if self.assignments_seen else None
         taken = device == ME and (newest is None or version > newest.version)
@@ -358,7 +372,8 @@ class AgentHistory(RuleBasedStateMachine):
                 e.ModelChosen(choice.request, own) if fit else e.ModelUnfit(choice.request, own.digest, "self-check")
             )
         else:
-            candidates = [m for m in (choice.expert, choice.fallback) if m is not None] or [self.active]
+            named = [m for m in (choice.expert, choice.fallback) if m is not None]
+            candidates = [*reversed(choice.rungs), *named] if named else [self.active]
             answer = (
                 e.ModelChosen(choice.request, candidates[0])
                 if fit
@@ -377,10 +392,44 @@ class AgentHistory(RuleBasedStateMachine):
 
     # --- rows, harness, restart ---
 
-    @rule(benign=st.sampled_from([0, MIN_ROWS - 1, MIN_ROWS, 400, 3000]), open_=st.booleans(), more=st.integers(0, 500))
-    def rows(self, benign, open_, more):
-        self.benign = benign
-        self.send(e.RowsCounted(benign, benign + more, more, baseline_open=open_))
+    @rule(
+        benign=st.sampled_from([0, MIN_ROWS - 1, MIN_ROWS, 400, 3000]),
+        open_=st.booleans(),
+        more=st.integers(0, 500),
+        attacks=st.sampled_from([0, 4, 40]),
+    )
+    def rows(self, benign, open_, more, attacks):
+        self.benign, self.attacks = benign, attacks
+        self.send(e.RowsCounted(benign, benign + more, more, baseline_open=open_, attacks=attacks))
+
+    @precondition(lambda self: self.rung_waits is not None)
+    @rule(fit=st.booleans())
+    def rung_made(self, *, fit):
+        job, self.rung_waits = self.rung_waits, None
+        made = ModelId(role=job.kind, digest=f"{len(self.rungs) + 1:064x}")
+        if fit:
+            self.rungs[made.digest] = made
+            self.held.add(made.digest)
+        before = self.active
+        self.send(e.RungMade(made if fit else None))
+        assert self.active == before, "a rung is used without a comparison"
+
+    @rule(number=st.integers(0, 4), digests=st.lists(st.sampled_from(DIGESTS), min_size=1, max_size=3, unique=True))
+    def asked_for_losses(self, number, digests):
+        before = len(self.answered)
+        request = EvaluationRequest(device_id=ME, request=number, models=tuple(model(d) for d in digests))
+        self.send(e.EvaluationAsked(request))
+        if number <= self.asked:
+            assert len(self.answered) == before, "an old question is answered"
+        self.asked = max(self.asked, number)
+
+    @invariant()
+    def no_question_is_answered_twice(self):
+        assert len(set(self.answered)) == len(self.answered)
+
+    @rule()
+    def drifted(self):
+        self.send(e.TrafficDrifted())
 
     @rule(sequence=st.integers(0, 3), run=st.sampled_from(["run-a", "run-b"]))
     def command(self, sequence, run):
@@ -393,7 +442,8 @@ class AgentHistory(RuleBasedStateMachine):
     @rule()
     def killed_and_restarted(self):
         """Nothing but the saved facts, the held models and the outbox survives."""
-        known = {FACTORY.digest: FACTORY, self.active.digest: self.active}
+        known = {FACTORY.digest: FACTORY, self.active.digest: self.active, **self.rungs}
+        self.rung_waits = None
         names = {digest: known.get(digest) or model(digest) for digest in self.held}
         self.machine = AgentMachine(
             self.machine.settings, self.saved, held=names, waiting_updates=frozenset(self.outbox)

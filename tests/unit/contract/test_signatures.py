@@ -58,3 +58,16 @@ def test_a_good_signature_has_nothing_wrong_with_it():
 )
 def test_what_is_wrong_has_a_reason(changes, reason):
     assert s.malformed(GOOD.model_copy(update=changes)) == reason
+
+
+def test_the_projection_is_the_same_everywhere_and_keeps_angles():
+    """The first component is pinned: devices of all versions must project alike."""
+    unit = np.zeros(5_000)
+    unit[0] = 1.0
+    assert np.flatnonzero(s.project_update(unit)).tolist() == [1, 14, 45, 47]
+    rng = np.random.default_rng(1)
+    a, noise = rng.normal(size=(2, 14_000))
+    for share in (0.0, 0.5, 0.9):
+        b = share * a + np.sqrt(1 - share**2) * noise
+        x, y = s.project_update(a), s.project_update(b)
+        assert x @ y / np.linalg.norm(x) / np.linalg.norm(y) == pytest.approx(share, abs=0.3)

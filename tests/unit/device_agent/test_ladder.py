@@ -1,51 +1,45 @@
-"""The choice between expert and fallback."""
+"""Losses of rows, paired gains, and the choice between two rungs."""
 
 import numpy as np
 import pytest
 
 from device_agent.inference.engine import Inference
-from device_agent.ladder import MIN_ROWS, Choice, choose, paired_gain, row_losses
+from device_agent.ladder import MIN_ROWS, paired_gain, row_losses
+from device_agent.rungs import Climb, climb
 
 
-def case(*, n=400, gain=0.1, noise=0.05, family_member=True, **options):
-    """Losses of two models; the one that is not the default is better by ``gain``."""
+def case(*, n=400, gain=0.1, noise=0.05, **options):
+    """Losses of two rungs; the upper is better by ``gain``."""
     rng = np.random.default_rng(0)
     default = rng.uniform(0.5, 1.5, n)
     other = default * (1 - gain) + rng.normal(0, noise, n)
-    expert, fallback = (default, other) if family_member else (other, default)
-    arguments = {
-        "expert": expert,
-        "fallback": fallback,
-        "y": np.arange(n, dtype=np.int32) % 2,
-        "blocks": np.arange(n) // 10,
-        "family_member": family_member,
-    }
-    return choose(**{**arguments, **options})
+    y = np.arange(n, dtype=np.int32) % 2
+    arguments = {"losses": {"expert": default, "fallback": other}, "y": y, "blocks": np.arange(n) // 10}
+    return climb(**{**arguments, **options})
 
 
-@pytest.mark.parametrize(("member", "default", "other"), [(True, "expert", "fallback"), (False, "fallback", "expert")])
-def test_the_other_model_wins_on_paired_evidence_only(member, default, other):
-    won = case(gain=0.1, family_member=member)
-    assert (won.role, won.reason) == (other, "paired-gain")
+def test_the_other_model_wins_on_paired_evidence_only():
+    won = case(gain=0.1)
+    assert (won.step, won.reason) == ("fallback", "paired-gain")
     assert won.gain == pytest.approx(0.1, abs=0.02)
     assert won.z > 1
-    assert case(gain=-0.1, family_member=member).role == default
-    assert case(gain=0.0, noise=0.001, family_member=member).role == default
+    assert case(gain=-0.1).step == "expert"
+    assert case(gain=0.0, noise=0.001).step == "expert"
 
 
 def test_two_per_cent_are_needed_however_sure_they_are():
-    assert case(gain=0.015, noise=1e-4).role == "expert"
-    assert case(gain=0.025, noise=1e-4).role == "fallback"
+    assert case(gain=0.015, noise=1e-4).step == "expert"
+    assert case(gain=0.025, noise=1e-4).step == "fallback"
 
 
-@pytest.mark.parametrize("member", [True, False])
-def test_rows_of_one_class_cannot_unseat_the_default(member):
+@pytest.mark.parametrize("attacks", [0, 4])
+def test_rows_with_hardly_an_attack_cannot_unseat_the_default(attacks):
     """On benign rows the model that never raises an alert looks best."""
     benign = np.zeros(400, dtype=np.int32)
-    kept = case(gain=0.5, family_member=member, y=benign)
-    assert (kept.role, kept.reason) == ("expert" if member else "fallback", "one-class")
+    benign[:attacks] = 3
+    assert case(gain=0.5, y=benign) == Climb("expert", "one-class")
     unlabelled = np.where(np.arange(400) % 2, -1, 0).astype(np.int32)
-    assert case(gain=0.5, family_member=member, y=unlabelled).reason == "one-class"
+    assert case(gain=0.5, y=unlabelled).reason == "one-class"
 
 
 def test_a_gain_that_noise_explains_is_not_enough():
@@ -53,10 +47,10 @@ def test_a_gain_that_noise_explains_is_not_enough():
     n = 200
     fallback = np.ones(n) - 0.03 + 5.0 * np.resize([1.0, -1.0], n) + rng.normal(0, 0.01, n)
     two = np.arange(n, dtype=np.int32) % 2
-    found = choose(expert=np.ones(n), fallback=fallback, y=two, blocks=np.arange(n), family_member=True)
+    found = climb({"expert": np.ones(n), "fallback": fallback}, two, np.arange(n))
     assert found.gain > 0.02
     assert found.z < 1
-    assert found.role == "expert"
+    assert (found.step, found.reason) == ("expert", "default")
 
 
 def test_one_lucky_block_is_one_witness():
@@ -89,13 +83,8 @@ def test_weights_decide_whose_loss_counts():
     assert gain == pytest.approx((0.9 * 0.49) - (0.1 * 0.5))
 
 
-def test_too_few_rows_or_rows_of_a_class_keep_the_default():
-    assert case(n=MIN_ROWS - 1) == Choice("expert", "few-rows")
-    y = np.zeros(400, np.int32)
-    y[:4] = 3
-    assert case(y=y) == Choice("expert", "few-rows")
-    y[4] = 3
-    assert case(y=y).reason == "paired-gain"
+def test_too_few_rows_keep_the_default():
+    assert case(n=MIN_ROWS - 1) == Climb("expert", "few-rows")
 
 
 def test_unlabelled_rows_are_no_class():
@@ -103,18 +92,19 @@ def test_unlabelled_rows_are_no_class():
 
 
 def test_what_is_not_there_is_not_chosen():
-    assert case(expert=None) == Choice("fallback", "only-one")
-    assert case(fallback=None) == Choice("expert", "only-one")
-    assert case(expert=None, fallback=None) is None
+    n = 300
+    two = np.arange(n, dtype=np.int32) % 2
+    assert climb({"fallback": np.ones(n)}, two, np.arange(n)) == Climb("fallback", "only-one")
+    assert climb({}, two, np.arange(n)) is None
 
 
 def test_equal_models_give_no_gain_and_finite_figures():
     n = 300
     two = np.arange(n, dtype=np.int32) % 2
-    found = choose(expert=np.ones(n), fallback=np.ones(n), y=two, blocks=np.arange(n), family_member=False)
-    assert found == Choice("fallback", "default", 0.0, 0.0)
-    better = choose(expert=np.ones(n) / 2, fallback=np.ones(n), y=two, blocks=np.arange(n), family_member=False)
-    assert (better.role, better.gain, better.z) == ("expert", 0.5, 99.0)
+    found = climb({"expert": np.ones(n), "fallback": np.ones(n)}, two, np.arange(n))
+    assert found == Climb("expert", "default", 0.0, 0.0)
+    better = climb({"expert": np.ones(n), "fallback": np.ones(n) / 2}, two, np.arange(n))
+    assert (better.step, better.gain, better.z) == ("fallback", 0.5, 99.0)
 
 
 def test_row_losses_follow_what_training_minimises():

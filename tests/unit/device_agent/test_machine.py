@@ -7,6 +7,7 @@ import pytest
 from contract.messages import (
     Assignment,
     Epoch,
+    EvaluationRequest,
     GatewayState,
     MarkSet,
     Receipt,
@@ -66,6 +67,16 @@ def release(model):
         parent=None,
     )
     return e.ReleaseReceived(model.digest, manifest)
+
+
+def seen(mode="robust", *, session="g-1"):
+    return e.GatewaySeen(
+        GatewayState(online=True, session=session, contract_version="1.0", gateway_version="0", mode=mode)
+    )
+
+
+def replace_digest(model, character):
+    return model.model_copy(update={"digest": character * 64})
 
 
 def kinds(effects):
@@ -339,9 +350,198 @@ def test_a_signature_goes_out_when_there_are_rows_and_again_when_they_grew():
     core = machine(facts=e.Facts(signature_sequence=7, locally_trained=True))
     rows = e.RowsCounted(100, 120, 40, baseline_open=False)
     assert "SendSignature" not in kinds(core.handle(rows, 0.0)), "nobody would hear it"
-    assert e.SendSignature(8) in core.handle(e.Connected(), 1.0)
+    assert "SendSignature" not in kinds(core.handle(e.Connected(), 1.0)), "the gateway's mode is not known yet"
+    assert e.SendSignature(8) in core.handle(seen(), 1.0)
     assert "SendSignature" not in kinds(core.handle(replace(rows, benign=149, train=179), 2.0))
     assert e.SendSignature(9) in core.handle(replace(rows, benign=150, train=179), 3.0)
+
+
+def test_in_private_mode_a_signature_tells_moments_alone():
+    core = machine(facts=e.Facts(locally_trained=True))
+    core.handle(e.RowsCounted(100, 120, 40, baseline_open=False), 0.0)
+    core.handle(e.Connected(), 1.0)
+    assert e.SendSignature(1, moments_only=True) in core.handle(seen("private"), 1.0)
+
+
+def test_drift_is_told_with_a_new_signature():
+    core = machine(facts=e.Facts(locally_trained=True))
+    core.handle(e.RowsCounted(100, 120, 40, baseline_open=False), 0.0)
+    assert "SendSignature" not in kinds(core.handle(e.TrafficDrifted(), 0.5)), "nobody would hear it"
+    core.handle(e.Connected(), 1.0)
+    core.handle(seen(), 1.0)
+    assert e.SendSignature(2) in core.handle(e.TrafficDrifted(), 2.0)
+
+
+def test_a_signature_with_noise_is_made_again_only_when_rows_have_grown_or_drifted():
+    core = machine(facts=e.Facts(locally_trained=True, signed_rows=2_000, signature_sequence=1), noisy=True)
+    core.handle(e.Connected(), 0.0)
+    core.handle(seen(), 0.0)
+    assert "SendSignature" not in kinds(core.handle(e.RowsCounted(2_500, 2_500, 40, baseline_open=False), 1.0))
+    assert "SendSignature" in kinds(core.handle(e.RowsCounted(3_000, 3_000, 40, baseline_open=False), 2.0))
+    assert "SendSignature" in kinds(core.handle(e.TrafficDrifted(), 3.0))
+
+
+# --- the ladder ---
+
+JUDGED = e.RowsCounted(300, 400, 120, baseline_open=False, attacks=40)
+TUNED = ModelId(role="fine-tuned", family_id="family-1", digest="7" * 64)
+LOCAL = ModelId(role="local", family_id="family-1", digest="8" * 64)
+
+
+def in_family(rows=JUDGED):
+    """Return a core that uses its expert."""
+    core = machine(e.Facts(locally_trained=True), held=[FALLBACK, EXPERT])
+    choose = the(e.ChooseModel, core.handle(e.AssignmentReceived(assignment(expert=EXPERT)), 0.0))
+    core.handle(rows, 0.5)
+    return core, core.handle(e.ModelChosen(choose.request, EXPERT), 1.0)
+
+
+def climb(core, effects):
+    """Let the fine-tuned and the local model be made; return the effects of the last."""
+    tuned = the(e.StartTraining, effects).job
+    effects = core.handle(e.TrainingFinished(tuned.key), 2.0)
+    assert the(e.KeepRung, effects) == e.KeepRung(tuned, "family-1")
+    local = the(e.StartTraining, effects).job
+    core.handle(e.RungMade(TUNED), 2.0)
+    core.handle(e.TrainingFinished(local.key), 3.0)
+    assert (tuned.kind, tuned.base, local.kind, local.base) == (
+        "fine-tuned",
+        EXPERT.digest,
+        "local",
+        FACTORY.digest,
+    )
+    return core.handle(e.RungMade(LOCAL), 4.0)
+
+
+def test_an_idle_device_makes_the_upper_rungs_and_compares_all_four():
+    core, effects = in_family()
+    choose = the(e.ChooseModel, climb(core, effects))
+    assert (choose.expert, choose.fallback, choose.rungs) == (EXPERT, FALLBACK, (TUNED, LOCAL))
+    assert (choose.step, choose.rounds) == ("expert", 0)
+    swap = the(e.SwapModel, core.handle(e.ModelChosen(choose.request, LOCAL), 5.0))
+    assert swap.active == LOCAL
+    assert core.facts.rungs == (TUNED, LOCAL)
+
+
+@pytest.mark.parametrize("rows", [replace(JUDGED, validation=99), replace(JUDGED, attacks=4)])
+def test_rungs_that_nothing_could_judge_are_not_made(rows):
+    _, effects = in_family(rows)
+    assert "StartTraining" not in kinds(effects)
+
+
+def test_a_round_goes_before_a_rung():
+    core, effects = in_family()
+    rung = the(e.StartTraining, effects).job
+    effects = core.handle(e.TaskReceived(task()), 2.0)
+    assert effects[0] == e.CancelTraining(rung.key)
+    again = the(e.StartTraining, core.handle(e.TrainingFinished(the(e.StartTraining, effects).job.key), 3.0)).job
+    assert again.kind == "fine-tuned"
+
+
+def test_a_rung_that_is_not_fit_is_left_out_and_not_made_again_at_once():
+    core, effects = in_family()
+    tuned = the(e.StartTraining, effects).job
+    local = the(e.StartTraining, core.handle(e.TrainingFinished(tuned.key), 2.0)).job
+    core.handle(e.RungMade(None), 2.0)
+    core.handle(e.TrainingFinished(local.key), 3.0)
+    effects = core.handle(e.RungMade(LOCAL), 4.0)
+    assert the(e.ChooseModel, effects).rungs == (LOCAL,)
+    assert "StartTraining" not in kinds(effects)
+
+
+def test_the_rung_in_use_and_its_age_are_restored():
+    core, effects = in_family()
+    choose = the(e.ChooseModel, climb(core, effects))
+    core.handle(e.ModelChosen(choose.request, LOCAL), 5.0)
+    again = machine(core.facts, held=[FALLBACK, EXPERT, TUNED, LOCAL])
+    assert again.active == LOCAL
+    choose = the(e.ChooseModel, again.handle(JUDGED, 0.0))
+    assert (choose.step, choose.rounds, choose.rungs) == ("local", 0, (TUNED, LOCAL))
+    newer = assignment(3, expert=EXPERT)
+    assert the(e.ChooseModel, again.handle(e.AssignmentReceived(newer), 1.0)).rounds == 2
+
+
+def test_a_fine_tuned_model_is_made_anew_two_assignments_later():
+    core, effects = in_family()
+    core.handle(e.ModelChosen(the(e.ChooseModel, climb(core, effects)).request, TUNED), 5.0)
+    newer = [replace_digest(EXPERT, c) for c in "34"]
+    for version, expert in enumerate(newer, 2):
+        core.handle(e.AssignmentReceived(assignment(version, expert=expert)), 6.0)
+        effects = core.handle(release(expert), 6.0)
+        effects += core.handle(e.ModelChosen(the(e.ChooseModel, effects).request, TUNED), 6.0)
+        assert ("StartTraining" in kinds(effects)) == (version == 3)
+    assert the(e.StartTraining, effects).job.base == newer[1].digest
+
+
+# --- the sketch ---
+
+
+def test_the_anchor_is_fetched_trained_at_once_and_dropped():
+    core = machine(e.Facts(locally_trained=True, active=FALLBACK), held=[FALLBACK])
+    core.handle(e.Connected(), 0.0)
+    core.handle(seen(), 0.0)
+    core.handle(e.RowsCounted(150, 150, 40, baseline_open=False), 0.0)
+    anchor = replace_digest(FALLBACK, "9")
+    effects = core.handle(e.AssignmentReceived(assignment(anchor=anchor.digest)), 1.0)
+    core.handle(e.ModelChosen(the(e.ChooseModel, effects).request, FALLBACK), 1.0)
+    assert e.SubscribeModel(anchor.digest) in effects
+    job = the(e.StartTraining, core.handle(release(anchor), 2.0)).job
+    assert (job.kind, job.base) == ("sketch", anchor.digest)
+    effects = core.handle(e.TrainingFinished(job.key), 3.0)
+    assert kinds(effects)[:2] == ["KeepSketch", "SendSignature"]
+    assert e.DropModel(anchor.digest) in effects
+    assert core.facts.sketched == anchor.digest
+
+
+@pytest.mark.parametrize(("mode", "noisy"), [("private", False), ("robust", True)])
+def test_no_sketch_where_updates_are_private(mode, noisy):
+    core = machine(e.Facts(locally_trained=True, active=FALLBACK), held=[FALLBACK], noisy=noisy)
+    core.handle(seen(mode), 0.0)
+    core.handle(e.RowsCounted(150, 150, 40, baseline_open=False), 0.0)
+    anchor = replace_digest(FALLBACK, "9")
+    effects = core.handle(e.AssignmentReceived(assignment(anchor=anchor.digest)), 1.0)
+    assert e.SubscribeModel(anchor.digest) not in effects
+
+
+# --- questions ---
+
+
+def question(number=1, models=(EXPERT,), device=ME):
+    return e.EvaluationAsked(EvaluationRequest(device_id=device, request=number, models=models))
+
+
+def test_a_question_fetches_what_is_missing_and_is_answered_when_it_is_there():
+    core = machine(held=[FALLBACK])
+    asked = question(models=(FALLBACK, EXPERT))
+    effects = core.handle(asked, 0.0)
+    assert e.SubscribeModel(EXPERT.digest) in effects
+    effects = core.handle(release(EXPERT), 1.0)
+    assert e.ReportLosses(asked.request) in effects
+    assert effects.index(e.ReportLosses(asked.request)) < effects.index(e.DropModel(EXPERT.digest))
+    assert core.handle(asked, 2.0) == [], "the same question again"
+
+
+def test_a_model_that_is_refused_ends_the_question():
+    core = machine()
+    asked = question()
+    core.handle(asked, 0.0)
+    effects = core.handle(e.ReleaseReceived(EXPERT.digest, None, "trust-bad-signature"), 1.0)
+    assert e.ReportLosses(asked.request, "model-refused") in effects
+
+
+def test_questions_of_others_and_old_ones_are_refused():
+    core = machine()
+    core.handle(question(5), 0.0)
+    assert e.Refuse("evaluation-older") in core.handle(question(4), 1.0)
+    assert e.Refuse("evaluation-other-device") in core.handle(question(6, device="cam-2"), 1.0)
+
+
+def test_a_question_whose_model_never_comes_is_given_up():
+    core = machine()
+    core.handle(question(), 0.0)
+    assert core.handle(e.Ticked(), 599.0) == []
+    effects = core.handle(e.Ticked(), 600.0)
+    assert effects == [e.Refuse("evaluation-deadline", "own"), e.UnsubscribeModel(EXPERT.digest)]
 
 
 def test_every_connect_announces_and_subscribes_again():

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 from contract.codec import encode
-from contract.features import N_FEATURES, SCHEMA_ID
+from contract.features import N_FEATURES, SCHEMA_ID, SPAN
 from contract.messages import Signature
-from contract.signatures import ANCHOR_DIGITS, PROTOTYPE_UNIT, SKETCH_SIZE
+from contract.signatures import ANCHOR_DIGITS, PROTOTYPE_UNIT, SKETCH_SIZE, moment_noise
 from contract.taxonomy import CLASSES
-from device_agent.signature import MIN_FLOWS, MOST_PROTOTYPES, attack_prototypes, traffic_moments
+from device_agent.signature import MIN_FLOWS, MOST_PROTOTYPES, attack_prototypes, noisy_moments, traffic_moments
 
 
 def rows(n=1000, d=5, seed=0):
@@ -87,3 +87,38 @@ def test_the_largest_signature_fits_one_kilobyte():
         anchor="0" * ANCHOR_DIGITS,
     )
     assert len(encode(message)) <= 1_024
+
+
+def test_noise_has_the_stated_spread_and_spares_no_clipping():
+    """The noise of the mean is what the gateway reckons with; a wild row counts as a row at the border."""
+    x = np.full((2_000, N_FEATURES), 1.5, dtype=np.float32)
+    x[0] = 50.0
+    expected = moment_noise(2.0, 2_000)
+    means = [noisy_moments(x, 2.0, np.random.default_rng(seed)).mean.astype(float) for seed in range(20)]
+    assert np.std(means) == pytest.approx(expected, rel=0.1)
+    assert np.mean(means) == pytest.approx(1.5, abs=4 * expected / np.sqrt(20 * N_FEATURES) + 1e-3)
+
+
+def test_a_spread_that_the_noise_drowns_is_the_noises_own():
+    x = np.full((2_000, N_FEATURES), 1.0, dtype=np.float32)
+    found = [noisy_moments(x, 0.5, np.random.default_rng(seed)).log_std for seed in range(2)]
+    shared = (found[0] == found[1]).mean()
+    assert shared > 0.6
+
+
+def test_the_sensitivity_of_the_noise_holds_for_the_worst_exchange():
+    """Two sets that differ in one flow, at opposite corners: the sums move by no more than the noise is scaled to."""
+    n = 50
+    a = np.zeros((n, N_FEATURES))
+    b = a.copy()
+    b[0] = SPAN
+    sums = [np.concatenate([(c - SPAN / 2).sum(axis=0), ((c - SPAN / 2) ** 2).sum(axis=0)]) for c in (a, b)]
+    c = a.copy()
+    c[0] = SPAN / 2
+    sums.append(np.concatenate([(c - SPAN / 2).sum(axis=0), ((c - SPAN / 2) ** 2).sum(axis=0)]))
+    reach = moment_noise(1.0, 1)
+    assert max(np.linalg.norm(sums[0] - s) for s in sums[1:]) <= reach
+
+
+def test_too_few_flows_have_no_moments_with_noise():
+    assert noisy_moments(rows(1_999, N_FEATURES), 1.0, np.random.default_rng(0), min_flows=2_000) is None

@@ -1,0 +1,83 @@
+"""What a device makes for itself when no round task is there, and when it is worth making. A core without I/O.
+
+The sketch of the signature is made once per anchor. The upper rungs of the ladder are made only where they could be
+judged: with enough validation rows and attacks among them, since on benign rows alone the model wins that never
+raises an alert. The fine-tuned model starts from what the device is assigned, and anew at most every two assignments;
+the local model starts from the factory weights, and anew when the rows have grown by half.
+"""
+
+from collections.abc import Container
+from dataclasses import dataclass, replace
+
+from contract.model import ModelId
+from device_agent.events import Facts, Job, JobKind, RowsCounted
+from device_agent.ladder import MIN_CLASS_ROWS, MIN_ROWS
+from device_agent.rungs import KEEP_ROUNDS
+
+_GROWTH = 1.5
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    """A training that is due, and the digest of the model it starts from."""
+
+    kind: JobKind
+    base: str
+
+
+def next_made(facts: Facts, rows: RowsCounted, *, factory: ModelId, sketches: bool) -> Due | None:
+    """Return what is due next, ``None`` if nothing is.
+
+    Parameters
+    ----------
+    facts
+        What was made already, and the assignment.
+    rows
+        State of the sample buffer.
+    factory
+        Where the local model starts.
+    sketches
+        Whether a sketch may be made now.
+    """
+    anchor = wanted_anchor(facts) if sketches else None
+    if anchor is not None:
+        return Due("sketch", anchor)
+    assignment = facts.assignment
+    default = None if assignment is None else assignment.expert or assignment.fallback
+    in_use = facts.active is not None and facts.active.role != "factory"
+    if assignment is None or default is None or not in_use:
+        return None
+    if rows.validation < MIN_ROWS or rows.attacks < MIN_CLASS_ROWS:
+        return None
+    aged = not facts.tuned_base or assignment.version - facts.tuned_version >= KEEP_ROUNDS
+    if facts.tuned_base != default.digest and aged:
+        return Due("fine-tuned", default.digest)
+    return Due("local", factory.digest) if rows.train >= max(1.0, _GROWTH * facts.local_rows) else None
+
+
+def note_made(facts: Facts, job: Job, rows: RowsCounted) -> Facts:
+    """Return the facts after a training ended."""
+    if job.kind == "sketch":
+        return replace(facts, sketched=job.base)
+    if job.kind == "local":
+        return replace(facts, local_rows=rows.train)
+    version = facts.assignment.version if facts.assignment is not None else 0
+    return replace(facts, tuned_base=job.base, tuned_version=version)
+
+
+def wanted_anchor(facts: Facts) -> str | None:
+    """Return the anchor at which a sketch is still to be made."""
+    anchor = None if facts.assignment is None or facts.private else facts.assignment.anchor
+    return None if anchor == facts.sketched else anchor
+
+
+def forget_missing_rungs(facts: Facts, held: Container[str]) -> Facts:
+    """Return facts without rungs whose weights are gone, so that they are made again."""
+    there = tuple(model for model in facts.rungs if model.digest in held)
+    roles = {model.role for model in there}
+    return replace(
+        facts,
+        rungs=there,
+        tuned_base=facts.tuned_base if "fine-tuned" in roles else "",
+        local_rows=facts.local_rows if "local" in roles else 0,
+    )
