@@ -143,7 +143,7 @@ class ReleaseManifest(_Frozen):
     spec_id, n_parameters
         Which architecture the vector fits.
     role, family_id
-        What the model is for; ``family_id`` is set for experts, and for a member's own models.
+        What the model is for; ``family_id`` is set for experts only.
     round_number
         The round that made it; 0 for the factory model.
     parent
@@ -160,10 +160,8 @@ class ReleaseManifest(_Frozen):
 
     @model_validator(mode="after")
     def _family_belongs_to_experts(self) -> "ReleaseManifest":
-        if self.role in ("fine-tuned", "local"):
-            return self
         if (self.role == "expert") != (self.family_id is not None):
-            raise ValueError("an expert has a family, and no other released model has one")
+            raise ValueError("an expert has a family, and nothing else has one")
         return self
 
     def signed_bytes(self) -> bytes:

@@ -122,7 +122,8 @@ def malformed(signature: Signature) -> str | None:
     -------
     str or None
         ``length``, ``not-finite``, ``prototype-length``, ``unknown-class``, ``class-rows``, ``sketch``: a sketch and
-        its anchor belong together, and it has a direction; ``noise``: with noise in the moments nothing else goes.
+        its anchor belong together, and it has a direction; ``noise``: with noise in the moments there are flows, and
+        nothing else goes.
     """
     if (len(signature.mean), len(signature.log_std)) != (_HALF_BYTES * N_FEATURES, N_FEATURES):
         return "length"
@@ -137,7 +138,7 @@ def malformed(signature: Signature) -> str | None:
     if (signature.sketch is None) != (signature.anchor is None) or not any(signature.sketch or b"\1"):
         return "sketch"
     told = signature.prototypes or signature.class_rows or signature.sketch
-    return "noise" if signature.noise is not None and told else None
+    return "noise" if signature.noise is not None and (told or not signature.flows) else None
 
 
 def _mix(value: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:

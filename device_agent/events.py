@@ -189,6 +189,8 @@ class RowsCounted:
         Whether the baseline window still runs.
     attacks
         Validation rows of attacks.
+    classes
+        Classes with enough training rows to be known.
     """
 
     benign: int
@@ -196,6 +198,7 @@ class RowsCounted:
     validation: int
     baseline_open: bool
     attacks: int = 0
+    classes: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -411,7 +414,6 @@ class KeepRung:
     """Check and keep the result of a rung's training; answer with RungMade."""
 
     job: Job
-    family_id: str | None
 
 
 @dataclass(frozen=True, slots=True)

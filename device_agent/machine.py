@@ -69,7 +69,7 @@ from device_agent.events import (
     UnsubscribeModel,
     VerdictReceived,
 )
-from device_agent.making import forget_missing_rungs, next_made, note_made, wanted_anchor
+from device_agent.making import covered, forget_missing_rungs, next_made, note_made, wanted_anchor
 from device_agent.questions import Questions
 from device_agent.rounds import TrainingDesk, fingerprint
 
@@ -306,7 +306,7 @@ class AgentMachine:
         self.facts = note_made(self.facts, job, self._rows)
         if job.kind == "sketch":
             return [KeepSketch(job), *self._sign()]
-        return [KeepRung(job, self.facts.assignment.family_id if self.facts.assignment else None)]
+        return [KeepRung(job)]
 
     def _on_rung(self, model: ModelId | None) -> list[Effect]:
         if model is None:
@@ -397,11 +397,22 @@ class AgentMachine:
             usable.get("fallback"),
             usable.get("expert"),
             reason,
-            rungs=tuple(m for m in self.facts.rungs if m.digest in self.held and m.digest not in self._unfit),
+            rungs=self._usable_rungs(),
             step="" if self.active.role == "factory" else self.active.role,
             rounds=max(0, version - self.facts.rung_since),
         )
         return [*effects, choose]
+
+    def _usable_rungs(self) -> tuple[ModelId, ...]:
+        """Return the device's own candidates; their alerts name the family that the device belongs to now."""
+        if not covered(self.facts, self._rows):
+            return ()
+        family_id = None if self.facts.assignment is None else self.facts.assignment.family_id
+        return tuple(
+            model.model_copy(update={"family_id": family_id})
+            for model in self.facts.rungs
+            if model.digest in self.held and model.digest not in self._unfit
+        )
 
     def _open_request(self) -> int:
         self._request += 1

@@ -2,8 +2,10 @@
 
 The sketch of the signature is made once per anchor. The upper rungs of the ladder are made only where they could be
 judged: with enough validation rows and attacks among them, since on benign rows alone the model wins that never
-raises an alert. The fine-tuned model starts from what the device is assigned, and anew at most every two assignments;
-the local model starts from the factory weights, and anew when the rows have grown by half.
+raises an alert. And only where they could know what they would replace: a member of a family whose experts have seen
+attacks that the device has not would lose those, and no row of its own could tell. The fine-tuned model starts from
+what the device is assigned, and anew at most every two assignments; the local model starts from the factory weights,
+and anew when the rows have grown by half.
 """
 
 from collections.abc import Container
@@ -47,12 +49,17 @@ def next_made(facts: Facts, rows: RowsCounted, *, factory: ModelId, sketches: bo
     in_use = facts.active is not None and facts.active.role != "factory"
     if assignment is None or default is None or not in_use:
         return None
-    if rows.validation < MIN_ROWS or rows.attacks < MIN_CLASS_ROWS:
+    if rows.validation < MIN_ROWS or rows.attacks < MIN_CLASS_ROWS or not covered(facts, rows):
         return None
     aged = not facts.tuned_base or assignment.version - facts.tuned_version >= KEEP_ROUNDS
     if facts.tuned_base != default.digest and aged:
         return Due("fine-tuned", default.digest)
     return Due("local", factory.digest) if rows.train >= max(1.0, _GROWTH * facts.local_rows) else None
+
+
+def covered(facts: Facts, rows: RowsCounted) -> bool:
+    """Return whether the device has seen every attack class that its family has; one without a family always has."""
+    return facts.assignment is None or rows.classes.issuperset(facts.assignment.classes)
 
 
 def note_made(facts: Facts, job: Job, rows: RowsCounted) -> Facts:

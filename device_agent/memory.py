@@ -28,9 +28,7 @@ def factory_model(spec: ModelSpec) -> HeldModel:
     return own_model(spec, initial_theta(spec.layout, FACTORY_SEED), parent=None)
 
 
-def own_model(
-    spec: ModelSpec, theta: Floats, *, parent: str | None, role: Role = "factory", family_id: str | None = None
-) -> HeldModel:
+def own_model(spec: ModelSpec, theta: Floats, *, parent: str | None, role: Role = "factory") -> HeldModel:
     """Return weights of the device's own as a held model."""
     weights = np.array(theta, dtype=np.float32)
     weights.flags.writeable = False
@@ -39,7 +37,7 @@ def own_model(
         spec_id=spec.spec_id,
         n_parameters=spec.n_parameters,
         role=role,
-        family_id=family_id,
+        family_id=None,
         round_number=0,
         parent=parent,
     )

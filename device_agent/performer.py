@@ -290,7 +290,7 @@ class Performer:
             self._parts.post.say(SIGNATURE, message)
 
     def _keep_rung(self, effect: KeepRung) -> None:
-        model = self._workshop.keep_rung(self.outcomes.pop(effect.job.key), effect)
+        model = self._workshop.keep_rung(self.outcomes.pop(effect.job.key))
         self.events.append(RungMade(model))
 
     def _evaluate(self, run_id: str) -> None:

@@ -13,7 +13,7 @@ from contextlib import suppress
 
 from contract.exit_codes import ExitCode
 from contract.messages import BlobChunk, BlobOffer, BlobRequest
-from contract.taxonomy import BENIGN_INDEX
+from contract.taxonomy import BENIGN_INDEX, CLASSES
 from contract.topics import RELEASE, STATUS, TELEMETRY
 from device_agent.allocator import give_back
 from device_agent.errors import AgentError
@@ -28,6 +28,7 @@ from device_agent.events import (
     TrainingFailed,
     TrainingFinished,
 )
+from device_agent.ladder import MIN_CLASS_ROWS
 from device_agent.learner import Outcome
 from device_agent.parts import Parts
 from device_agent.performer import Performer
@@ -244,6 +245,9 @@ class Agent:
                 validation=sum(validation.values()),
                 baseline_open=self.parts.pipeline.baseline_open,
                 attacks=sum(count for label, count in validation.items() if label > BENIGN_INDEX),
+                classes=frozenset(
+                    CLASSES[label] for label, count in train.items() if label >= 0 and count >= MIN_CLASS_ROWS
+                ),
             )
         )
 

@@ -7,7 +7,6 @@ from contract.model import ModelId, Role
 from contract.signatures import ANCHOR_DIGITS, pack_log_std, pack_mean, pack_sketch, project_update
 from contract.taxonomy import BENIGN_INDEX, N_CLASSES
 from device_agent.choosing import compare, self_check
-from device_agent.events import KeepRung
 from device_agent.inference.engine import Floats
 from device_agent.ladder import MIN_ROWS, paired_gain
 from device_agent.learner import Outcome
@@ -77,13 +76,11 @@ class Workshop:
         anchor = outcome.job.base[:ANCHOR_DIGITS]
         self._parts.memory.state.put(_SKETCH, {"anchor": anchor, "sketch": sketch.hex()})
 
-    def keep_rung(self, outcome: Outcome, effect: KeepRung) -> ModelId | None:
+    def keep_rung(self, outcome: Outcome) -> ModelId | None:
         """Check a model of the device's own and keep it; ``None`` if it must not be used."""
-        parts, kind = self._parts, effect.job.kind
-        role: Role = "fine-tuned" if kind == "fine-tuned" else "local"
-        model = own_model(
-            parts.spec, outcome.finished.result.theta, parent=outcome.job.base, role=role, family_id=effect.family_id
-        )
+        parts = self._parts
+        role: Role = "fine-tuned" if outcome.job.kind == "fine-tuned" else "local"
+        model = own_model(parts.spec, outcome.finished.result.theta, parent=outcome.job.base, role=role)
         if self_check(parts.engine, model.weights, parts.evidence().validation) is not None:
             return None
         parts.memory.models[model.digest] = model

@@ -240,10 +240,14 @@ def _view(arguments: argparse.Namespace, name: str) -> int:
     from gateway import views
     from gateway.store import Store
 
-    store = Store(load(arguments.config).store.dir, read_only=True)
+    config = load(arguments.config)
+    store = Store(config.store.dir, read_only=True)
     try:
         why: str | None = getattr(arguments, "why", None)
-        data = views.why(store, why) if why is not None else views.DATA[name](store)
+        if why is not None:
+            data = views.why(store, why)
+        else:
+            data = views.status(store, config) if name == "status" else views.DATA[name](store)
         text = views.WHY if why is not None else views.TEXT[name]
         views.show(data, text(data), as_json=arguments.json)
     finally:

@@ -157,6 +157,13 @@ class RoundsConfig(_Section):
         Fraction of the invited whose updates the fallback needs at the deadline.
     local_epochs, learning_rate, proximal_mu, recon_weight
         Settings of the local training.
+    mode
+        ``robust``: single updates are seen and screened; ``private``: devices shorten their updates and add noise, and
+        families are found by traffic alone.
+    clip_norm, noise_multiplier
+        Private mode: longest update (Euclidean), and standard deviation of the noise in units of it.
+    delta
+        Private mode: the probability that the stated epsilon allows to fail.
     """
 
     max_rounds: int = Field(default=0, ge=0, le=999_999)
@@ -170,6 +177,15 @@ class RoundsConfig(_Section):
     learning_rate: float = Field(default=0.008, gt=0.0, le=1.0)
     proximal_mu: float = Field(default=0.1, ge=0.0, le=100.0)
     recon_weight: float = Field(default=0.5, ge=0.0, le=100.0)
+    mode: Literal["robust", "private"] = "robust"
+    clip_norm: float = Field(default=1.0, gt=0.0, le=1e6)
+    noise_multiplier: float = Field(default=1.0, gt=0.0, le=1_000.0)
+    delta: float = Field(default=1e-5, gt=0.0, lt=1.0)
+
+    @property
+    def private(self) -> bool:
+        """Whether devices protect their updates themselves."""
+        return self.mode == "private"
 
 
 class AggregationConfig(_Section):
@@ -223,7 +239,10 @@ class FamiliesConfig(_Section):
     null_level
         Greatest share of structureless fleets that would look as grouped as this one.
     recluster_every
-        Rounds between two searches.
+        Rounds after which the grouping is looked at again; families are replaced only if a fifth of the devices changed
+        their traffic or fit none, if the separation fell by a quarter, or if there is structure where there was none.
+    check_every
+        Rounds between two questions to members about the experts of near families, 0 = none.
     by_attack, attack_gate
         Whether a family, of eight devices or more, may be split by what attacks look like to its members; least
         silhouette times coverage of such a split.
@@ -237,6 +256,7 @@ class FamiliesConfig(_Section):
     stability: Share = 0.8
     null_level: Share = 0.34
     recluster_every: int = Field(default=10, ge=1)
+    check_every: int = Field(default=4, ge=0)
     by_attack: bool = True
     attack_gate: Share = 0.3
     min_conflict: Share = 0.0

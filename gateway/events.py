@@ -8,6 +8,7 @@ from gateway.families import FamilyEffect
 from gateway.grouping import Grouping, Prototype, Vector
 from gateway.registry import RegistryEffect
 from gateway.rounds import RoundEffect, TargetResult
+from gateway.upkeep import AskLosses
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,10 +48,17 @@ class RoundStored:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SearchFinished:
-    """The search for families after a round came back."""
+    """The search for families after a round came back.
+
+    Attributes
+    ----------
+    separation
+        Of the living families among the signatures as they are now, ``None`` if it was not measured.
+    """
 
     grouping: Grouping
     number: int
+    separation: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +113,7 @@ class FindFamilies:
     earlier: Mapping[str, frozenset[str]]
     number: int
     prototypes: Mapping[str, Mapping[str, Prototype]] = field(default_factory=dict)
+    noise: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +128,14 @@ class KeepAlert:
     """Keep an alert for the operator."""
 
     alert: EveAlert
+
+
+@dataclass(frozen=True, slots=True)
+class KeepFamilies:
+    """Note that families were looked at again and stay as they are; ``reason`` says why."""
+
+    reason: str
+    number: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +157,8 @@ Effect = (
     | Republish
     | FindFamilies
     | DropHead
+    | KeepFamilies
+    | AskLosses
     | StoreReported
     | KeepAlert
 )

@@ -4,13 +4,14 @@ Families come from a search over all signatures (``gateway.clustering``) and liv
 searches a device that turns up late joins the nearest family if it lies within its radius; else the fallback serves it.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from gateway.grouping import Group, Grouping, Scaling, Vector
+from gateway.grouping import Group, Grouping, Scaling, Vector, make_group
 
+_NAMED = 3
 _TWIN_SHARE = 0.5
 """Families whose middles are nearer than this share of a radius have the same traffic."""
 
@@ -47,7 +48,8 @@ class Decision:
     device_id, family_id
         The device and its family, ``None`` if the fallback alone serves it.
     kind
-        ``warm-up``, ``no-signature``, ``member``, ``late-joiner``, ``fits-none`` or ``one-family``.
+        ``warm-up``, ``no-signature``, ``member``, ``late-joiner``, ``fits-none`` or ``one-family``; between searches
+        ``drifted``, ``moved``, ``merged`` or ``dissolved``.
     reason
         One line for a person.
     round_number
@@ -114,6 +116,8 @@ class FamilyBook:
         Highest family number ever given.
     searched_after
         Round after which the last search ran, ``None`` before the first.
+    separation
+        How far apart the families were when they were found, ``None`` if unknown.
     """
 
     def __init__(
@@ -125,6 +129,7 @@ class FamilyBook:
         scaling: Scaling | None = None,
         last_number: int = 0,
         searched_after: int | None = None,
+        separation: float | None = None,
     ) -> None:
         self._rules = rules
         self.families = {f.family_id: f for f in families}
@@ -132,7 +137,9 @@ class FamilyBook:
         self._scaling = scaling
         self._last_number = last_number
         self._searched_after = searched_after
+        self._looked_after = searched_after
         self._doubted = False
+        self.separation = separation
 
     def family_of(self, device_id: str) -> Family | None:
         """Return the family of a device, if it has one."""
@@ -151,9 +158,28 @@ class FamilyBook:
         """Whether families should be looked for after this round."""
         if round_number < self._rules.warmup_rounds:
             return False
-        if self._searched_after is None or not self.families:
+        if self._looked_after is None or not self.families:
             return True
-        return round_number - self._searched_after >= self._rules.recluster_every
+        return round_number - self._looked_after >= self._rules.recluster_every
+
+    def newcomers_outside(self) -> set[str]:
+        """Return the devices that came or drifted since the last search and fit no family."""
+        since = self._searched_after or 0
+        return {
+            d.device_id
+            for d in self.decisions.values()
+            if d.family_id is None and d.kind in {"fits-none", "drifted"} and d.round_number > since
+        }
+
+    def families_kept(self, round_number: int) -> None:
+        """Note that families were looked at again and stay."""
+        self._looked_after = round_number
+
+    def rounds_since_search(self, round_number: int) -> int | None:
+        """Return the rounds since the last search that could judge, ``None`` before the first or without families."""
+        if self._searched_after is None or not self.families:
+            return None
+        return round_number - self._searched_after
 
     def device_seen(self, device_id: str, vector: Vector | None, round_number: int) -> list[FamilyEffect]:
         """Place a device that has no place yet, or had none for want of a signature."""
@@ -162,13 +188,63 @@ class FamilyBook:
             return []
         return self._decide(self._place(device_id, vector, round_number))
 
+    def device_drifted(
+        self, device_id: str, vector: Vector, features: Sequence[str], round_number: int
+    ) -> list[FamilyEffect]:
+        """Place a device anew whose benign traffic changed; nobody else is touched."""
+        place = self._place(device_id, vector, round_number)
+        if place.kind in {"warm-up", "one-family"}:
+            return []
+        old = self.decisions.get(device_id)
+        family_id, where = place.family_id, place.reason
+        if family_id is None and old is not None and old.family_id in self.families and self._reaches(old, vector):
+            family_id, where = old.family_id, f"still within the radius of {old.family_id}"
+        reason = f"its traffic drifted ({', '.join(features[:_NAMED])}); {where}"
+        return self._decide(Decision(device_id, family_id, "drifted", reason, round_number), always=True)
+
+    def decide(self, decision: Decision) -> list[FamilyEffect]:
+        """Take a decision that fell between two searches."""
+        return self._decide(decision, always=True)
+
+    def end_family(
+        self,
+        gone: str,
+        to: str | None,
+        decided: tuple[str, str],
+        round_number: int,
+        vectors: Mapping[str, Vector],
+    ) -> list[FamilyEffect]:
+        """End a family; its members go to another one, or to the fallback.
+
+        Parameters
+        ----------
+        gone, to
+            The family that ends, and the one that takes its members, ``None`` for the fallback.
+        decided
+            Kind and reason of the decisions.
+        round_number
+            After which round.
+        vectors
+            Signatures, by which the family that grows finds its new middle and radius.
+        """
+        members = sorted(d.device_id for d in self.decisions.values() if d.family_id == gone)
+        del self.families[gone]
+        effects: list[FamilyEffect] = []
+        for device_id in members:
+            effects += self._decide(Decision(device_id, to, *decided, round_number), always=True)
+        there = [d.device_id for d in self.decisions.values() if d.family_id == to and d.device_id in vectors]
+        if to is not None and self._scaling is not None and there:
+            grown = make_group(there, self._scaling.project(np.stack([vectors[d] for d in there])))
+            self.families[to] = replace(self.families[to], radius=grown.radius, centroid=grown.centroid)
+        return [ReplaceFamilies(tuple(self.families.values()), (gone,)), *effects]
+
     def grouping_found(self, grouping: Grouping, round_number: int) -> list[FamilyEffect]:
         """Take the outcome of a search.
 
         Families that exist outlive one search that finds nothing; the second ends them.
         """
         # A search that had too few signatures to judge by is tried again after every round.
-        self._searched_after = round_number if grouping.judged else None
+        self._searched_after = self._looked_after = round_number if grouping.judged else None
         effects: list[FamilyEffect] = [StoreGrouping(grouping, round_number)]
         structured = any(not family.shared for family in self.families.values())
         if structured and not grouping.accepted and not self._doubted:
@@ -178,6 +254,7 @@ class FamilyBook:
         before = set(self.families)
         shared_before = next((family.family_id for family in self.families.values() if family.shared), None)
         self._scaling = grouping.scaling
+        self.separation = grouping.measures.get("separation")
         self.families = {}
         for group in grouping.groups:
             # The one family of all devices stays itself, whoever joined or left.
@@ -247,6 +324,13 @@ class FamilyBook:
             "the fallback serves it"
         )
         return Decision(device_id, None, "fits-none", reason, number)
+
+    def _reaches(self, decision: Decision, vector: Vector) -> bool:
+        """Whether a signature lies within the radius of the family that a decision names."""
+        family = self.families.get(decision.family_id or "")
+        if family is None or self._scaling is None:
+            return False
+        return float(np.linalg.norm(self._scaling.project(vector) - family.centroid)) <= family.radius
 
     def _twins(self, family_id: str) -> list[str]:
         """Return the families that traffic does not tell from this one: they were split by what attacks look like."""

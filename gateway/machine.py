@@ -5,7 +5,7 @@
 anything is published, and ``SessionUp`` publishes all retained state again.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from contract.messages import (
@@ -15,6 +15,7 @@ from contract.messages import (
     Epoch,
     EvaluationReport,
     EveAlert,
+    LossReport,
     ModelUpdate,
     RoundTask,
     Signature,
@@ -24,6 +25,7 @@ from contract.messages import (
 from contract.messages.fleet import Birth, Status
 from contract.model import ModelId, ModelSpec
 from gateway.config import GatewayConfig
+from gateway.drifting import DriftWatch
 from gateway.events import (
     Announce,
     Assign,
@@ -35,6 +37,7 @@ from gateway.events import (
     FindFamilies,
     Head,
     KeepAlert,
+    KeepFamilies,
     PeerSaid,
     PublishRelease,
     Republish,
@@ -45,6 +48,8 @@ from gateway.events import (
     Ticked,
 )
 from gateway.families import FamilyBook, ReplaceFamilies
+from gateway.lifecycle import LifeRules, search_again
+from gateway.privacy import private_norm
 from gateway.registry import Refused, Registry
 from gateway.rounds import (
     FALLBACK,
@@ -57,6 +62,7 @@ from gateway.rounds import (
     UpdateArrived,
 )
 from gateway.screening import content_refusal
+from gateway.upkeep import Upkeep
 
 _SEED_STRIDE = 1_000_003
 
@@ -79,6 +85,8 @@ class Memory:
         Goes into every assignment.
     confined
         Until when devices are in quarantine, monotonic seconds.
+    anchor
+        Digest of the fallback that ended the warm-up, at which devices make the sketches of their signatures.
     """
 
     registry: Registry
@@ -89,6 +97,7 @@ class Memory:
     published: set[str] = field(default_factory=set)
     epoch: Epoch | None = None
     confined: dict[str, float] = field(default_factory=dict)
+    anchor: str | None = None
 
 
 class GatewayMachine:
@@ -108,6 +117,10 @@ class GatewayMachine:
         self._config = config
         self._spec = spec
         self._m = memory
+        rules = LifeRules(min_live=config.families.min_size, rounds_apart=config.families.recluster_every)
+        self._rules = rules
+        self._upkeep = Upkeep(rules, config.families.check_every, memory.registry, memory.book)
+        self._drift = DriftWatch(rules.alarm_share, memory.registry.sequences)
 
     def handle(self, event: Event, now: float) -> list[Effect]:
         """Take an event; ``now`` is in monotonic seconds."""
@@ -141,7 +154,11 @@ class GatewayMachine:
         match message:
             case Birth() | Status() | Telemetry() | Signature():
                 effects: list[Effect] = [*self._m.registry.handle(message, now)]
+                if isinstance(message, Telemetry):
+                    self._drift.heard(message)
                 return effects + self._place(device_id)
+            case LossReport():
+                return [*self._upkeep.answered(message)]
             case ModelUpdate():
                 return self._update(device_id, message, now)
             case Decline():
@@ -161,16 +178,25 @@ class GatewayMachine:
             return []
         vector = self._m.registry.vectors.get(device_id)
         effects: list[Effect] = [*self._m.book.device_seen(device_id, vector, self._last_round)]
+        if vector is not None:
+            sequence = self._m.registry.sequences[device_id]
+            self._drift.note_placed(device_id, sequence)
+            features = self._drift.features_if_due(device_id, sequence)
+            if features:
+                effects += self._m.book.device_drifted(device_id, vector, features, self._last_round)
         return effects + (self._assign([device_id]) if effects or device_id not in self._m.assignments else [])
 
     def _update(self, device_id: str, update: ModelUpdate, now: float) -> list[Effect]:
         norms = {head.digest: head.norm for head in self._m.heads.values()}
+        bound = self._config.aggregation.norm_bound * max(1.0, norms.get(update.base, 0.0))
+        if self._config.rounds.private:
+            bound = max(bound, private_norm(self._config.rounds, self._spec.n_parameters))
         refusal = content_refusal(
             update,
             device_id=device_id,
             spec_id=self._spec.spec_id,
             n_parameters=self._spec.n_parameters,
-            max_norm=self._config.aggregation.norm_bound * max(1.0, norms.get(update.base, 0.0)),
+            max_norm=bound,
         )
         return [*self._m.rounds.handle(UpdateArrived(device_id, update, refusal), now)]
 
@@ -184,6 +210,7 @@ class GatewayMachine:
     def _tasks(self, now: float) -> tuple[RoundTask, ...]:
         """Return the tasks a round would have now: the fallback for all, experts where enough members are there."""
         rounds = self._config.rounds
+        private = rounds.private
         ready = [
             device.device_id
             for device in self._m.registry.devices.values()
@@ -210,6 +237,8 @@ class GatewayMachine:
                 recon_weight=rounds.recon_weight,
                 seed=self._config.seed * _SEED_STRIDE + number,
                 deadline_s=rounds.deadline_s,
+                clip_norm=rounds.clip_norm if private else None,
+                noise_multiplier=rounds.noise_multiplier if private else None,
             )
             for device_id in sorted(ready)
         )
@@ -228,6 +257,9 @@ class GatewayMachine:
     def _round_stored(self, event: RoundStored, now: float) -> list[Effect]:
         self._m.heads.update(event.heads)
         effects: list[Effect] = [*self._m.rounds.handle(RoundSettled(event.number), now)]
+        if self._m.anchor is None and event.number >= self._config.rounds.warmup_rounds:
+            self._m.anchor = None if self._config.rounds.private else self._m.heads[FALLBACK].digest
+        effects += self._keep_up(event.number)
         if self._m.registry.vectors and self._m.book.search_due(event.number):
             eligible = {
                 device_id: vector
@@ -237,16 +269,47 @@ class GatewayMachine:
             if eligible:
                 flows = {device_id: self._m.registry.flows[device_id] for device_id in eligible}
                 looks = {device_id: self._m.registry.prototypes.get(device_id, {}) for device_id in eligible}
-                effects.append(FindFamilies(eligible, flows, self._m.book.members(), event.number, looks))
+                noise = {device_id: self._m.registry.noise.get(device_id, 0.0) for device_id in eligible}
+                members = self._m.book.members()
+                effects.append(FindFamilies(eligible, flows, members, event.number, looks, noise))
                 return [*self._publish_heads(), *effects]
         return [*self._publish_heads(), *effects, *self._assign_all(), *self._clear_superseded()]
 
+    def _keep_up(self, number: int) -> list[Effect]:
+        """Do what is due between two searches."""
+        experts = {target: head.digest for target, head in self._m.heads.items() if target != FALLBACK}
+        return self._with_ended_heads(self._upkeep.after_round(number, experts))
+
+    def _with_ended_heads(self, effects: Sequence[Effect]) -> list[Effect]:
+        gone = [family_id for effect in effects if isinstance(effect, ReplaceFamilies) for family_id in effect.gone]
+        return [*effects, *(DropHead(f) for f in gone if self._m.heads.pop(f, None) is not None)]
+
+    def _kept_reason(self, event: SearchFinished) -> str | None:
+        """Return why the families stay although they were looked for, ``None`` if they are to be replaced."""
+        book, devices = self._m.book, self._m.registry.vectors
+        since = book.rounds_since_search(event.number)
+        if since is None or not event.grouping.judged:
+            return None
+        structured = any(not family.shared for family in book.families.values())
+        before, now = book.separation, event.separation
+        why = search_again(
+            drifted=len(self._drift.changed | book.newcomers_outside()),
+            devices=len(devices),
+            silhouettes=(before, now) if before and now is not None and structured else None,
+            gate_changed=event.grouping.accepted != structured,
+            rounds_since=since,
+            rules=self._rules,
+        )
+        return None if why is not None else f"looked again, nothing calls for other families: {event.grouping.reason}"
+
     def _search_finished(self, event: SearchFinished) -> list[Effect]:
+        kept = self._kept_reason(event)
+        if kept is not None:
+            self._m.book.families_kept(event.number)
+            return [KeepFamilies(kept, event.number), *self._assign_all(), *self._clear_superseded()]
+        self._drift.start_over(self._m.registry.sequences)
         found = self._m.book.grouping_found(event.grouping, event.number)
-        gone = [family_id for effect in found if isinstance(effect, ReplaceFamilies) for family_id in effect.gone]
-        ended = [DropHead(family_id) for family_id in gone if self._m.heads.pop(family_id, None) is not None]
-        effects: list[Effect] = [*found, *ended]
-        return [*effects, *self._assign_all(), *self._clear_superseded()]
+        return [*self._with_ended_heads(found), *self._assign_all(), *self._clear_superseded()]
 
     def _session_up(self) -> list[Effect]:
         tasks = self._m.rounds.open_tasks
@@ -289,12 +352,22 @@ class GatewayMachine:
             fallback=ModelId(role="fallback", digest=self._m.heads[FALLBACK].digest),
             expert=None if head is None else ModelId(role="expert", family_id=family_id, digest=head.digest),
             epoch=self._m.epoch,
+            anchor=self._m.anchor,
+            classes=() if family_id is None else self._known_classes(family_id),
         )
+
+    def _known_classes(self, family_id: str) -> tuple[str, ...]:
+        """Return the attack classes that members of a family have seen."""
+        seen: set[str] = set()
+        for device_id in self._m.book.members().get(family_id, ()):
+            seen |= self._m.registry.classes.get(device_id, frozenset())
+        return tuple(sorted(seen))
 
     def _needed(self) -> set[str]:
         """Return the digests that an assignment names or an open round starts from."""
         bases = {target.base for task in self._m.rounds.open_tasks.values() for target in task.targets}
-        return {head.digest for head in self._m.heads.values()} | bases
+        anchor = set() if self._m.anchor is None else {self._m.anchor}
+        return {head.digest for head in self._m.heads.values()} | bases | anchor
 
     def _publish_heads(self) -> list[Effect]:
         new = sorted(self._needed() - self._m.published)

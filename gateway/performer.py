@@ -3,6 +3,7 @@
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -24,6 +25,7 @@ from contract.messages.transfer import CHUNK_BYTES
 from contract.model import DEFAULT_SPEC, weights_from_bytes
 from contract.topics import (
     ASSIGNMENT,
+    EVALUATION,
     GATEWAY_STATE,
     PART,
     PULL,
@@ -49,6 +51,7 @@ from gateway.events import (
     FindFamilies,
     Head,
     KeepAlert,
+    KeepFamilies,
     PublishRelease,
     Republish,
     RoundStored,
@@ -56,6 +59,7 @@ from gateway.events import (
     StoreReported,
 )
 from gateway.families import Decide, ReplaceFamilies, StoreGrouping
+from gateway.privacy import rule_for_mode
 from gateway.pulls import Handout
 from gateway.registry import Device, DeviceChanged, Refused, SignatureStored
 from gateway.releases import SignsBytes
@@ -71,6 +75,7 @@ from gateway.rounds import (
 )
 from gateway.store import Store
 from gateway.store.families import StoredGrouping
+from gateway.upkeep import AskLosses
 
 Publish = Callable[..., str | None]
 STORED_TOGETHER = (StoreGrouping, ReplaceFamilies, Decide, DropHead)
@@ -102,7 +107,7 @@ class Performer:
         self._signer = signer
         self._publish = publish
         self._state = state
-        self._aggregator = Aggregator(DEFAULT_SPEC, config.aggregation)
+        self._aggregator = Aggregator(DEFAULT_SPEC, rule_for_mode(config))
         self._changed: dict[str, Device] = {}
         self._alerts: list[EveAlert] = []
         self.counts: Counter[str] = Counter()
@@ -209,6 +214,10 @@ class Performer:
                 log.info("family-decided", device=decision.device_id, family=decision.family_id, reason=decision.reason)
             case DropHead(target):
                 self._store.models.drop_head(target)
+            case KeepFamilies(reason, number):
+                log.info("families-kept", round=number, reason=reason)
+            case AskLosses(request):
+                self._send(EVALUATION.of(device=request.device_id), request, EVALUATION)
             case Assign(assignment):
                 self._store.families.save_assignment(assignment)
                 self._send(ASSIGNMENT.of(device=assignment.device_id), assignment, ASSIGNMENT)
@@ -286,7 +295,7 @@ class Performer:
 
     def _find_families(self, search: FindFamilies) -> SearchFinished:
         # scikit-learn takes tens of megabytes and a second to load; a gateway in its warm-up needs neither.
-        from gateway.clustering.level1 import SearchSettings, find_families  # noqa: PLC0415
+        from gateway.clustering.level1 import SearchSettings, find_families, separation_of  # noqa: PLC0415
         from gateway.clustering.level2 import (  # noqa: PLC0415
             ConceptSettings,
             one_family_if_agreed,
@@ -294,16 +303,21 @@ class Performer:
         )
 
         f = self._config.families
+        private = self._config.rounds.private
         settings = SearchSettings(f.min_size, f.contrast, f.gate, f.stability, f.null_level)
         rng = np.random.default_rng([self._config.seed, search.number])
-        grouping = find_families(search.vectors, settings, rng, search.earlier, search.flows)
-        if f.by_attack and grouping.judged:
+        grouping = find_families(search.vectors, settings, rng, search.earlier, search.flows, search.noise)
+        if f.by_attack and grouping.judged and not private:
             concept = ConceptSettings(f.attack_gate, max(4, f.min_size))
             grouping = split_by_concept(
                 grouping, search.vectors, search.prototypes, concept, rng, earlier=search.earlier
             )
             grouping = one_family_if_agreed(grouping, search.vectors, search.prototypes, f.min_conflict)
-        return SearchFinished(grouping, search.number)
+        found = {str(k): frozenset(group.members) for k, group in enumerate(grouping.groups)}
+        apart = separation_of(search.vectors, found, grouping.scaling)
+        now = separation_of(search.vectors, search.earlier, grouping.scaling)
+        grouping = replace(grouping, measures={**grouping.measures, "separation": apart})
+        return SearchFinished(grouping, search.number, now)
 
     def _publish_release(self, digest: str) -> None:
         release = self._store.models.release(digest)

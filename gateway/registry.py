@@ -3,7 +3,7 @@
 Liveness rests on when the gateway heard something, by its monotonic clock; clocks of devices are never compared.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -12,11 +12,13 @@ import numpy.typing as npt
 from contract import CONTRACT_MAJOR
 from contract.features import SCHEMA_ID
 from contract.messages import Birth, Signature, Status, Telemetry
-from contract.signatures import PROTOTYPE_UNIT, malformed, unpack_log_std, unpack_mean
-from contract.taxonomy import CLASS_INDEX, N_CLASSES
+from contract.signatures import PROTOTYPE_UNIT, malformed, moment_noise, unpack_log_std, unpack_mean, unpack_sketch
+from contract.taxonomy import CLASS_INDEX, CLASSES, N_CLASSES
 from gateway.grouping import Prototype
 
 _GONE = frozenset({"disconnected", "lost"})
+_KNOWN_ROWS = 5
+"""Rows from which on a device has seen a class."""
 _WORKING = frozenset({"ready", "training", "degraded"})
 
 
@@ -108,6 +110,17 @@ class Registry:
         Silence after which a device counts as gone.
     devices, signatures
         What the store remembers; nobody is online until heard again.
+
+    Attributes
+    ----------
+    vectors, flows, prototypes
+        Of the last signature of each device.
+    classes
+        Attack classes that each device has seen.
+    sketches
+        Anchor and direction of each device's sketch, where it sent one.
+    noise
+        Standard deviation of the noise in each device's means, 0 without.
     """
 
     def __init__(
@@ -125,11 +138,16 @@ class Registry:
         self.vectors: dict[str, npt.NDArray[np.float64]] = {}
         self.flows: dict[str, int] = {}
         self.prototypes: dict[str, dict[str, Prototype]] = {}
+        self.classes: dict[str, frozenset[str]] = {}
+        self.sketches: dict[str, tuple[str, npt.NDArray[np.float64]]] = {}
+        self.noise: dict[str, float] = {}
         for signature in signatures:
-            self._sequences[signature.device_id] = signature.sequence
-            self.vectors[signature.device_id] = signature_vector(signature)
-            self.flows[signature.device_id] = signature.flows
-            self.prototypes[signature.device_id] = signature_prototypes(signature)
+            self._take(signature)
+
+    @property
+    def sequences(self) -> Mapping[str, int]:
+        """Sequence of the last signature by device."""
+        return self._sequences
 
     @property
     def devices(self) -> dict[str, Device]:
@@ -222,15 +240,27 @@ class Registry:
         refusal = malformed(signature)
         if refusal is not None:
             return [Refused(device_id, "signature", refusal)]
-        self._sequences[device_id] = signature.sequence
-        self.vectors[device_id] = signature_vector(signature)
-        self.flows[device_id] = signature.flows
-        self.prototypes[device_id] = signature_prototypes(signature)
+        self._take(signature)
         effects: list[RegistryEffect] = [SignatureStored(signature)]
         old = self._devices.get(device_id, Device(device_id))
         if old.train_rows == 0:
             effects.append(self._keep(replace(old, train_rows=signature.flows)))
         return effects
+
+    def _take(self, signature: Signature) -> None:
+        device_id = signature.device_id
+        self._sequences[device_id] = signature.sequence
+        self.vectors[device_id] = signature_vector(signature)
+        self.flows[device_id] = signature.flows
+        self.prototypes[device_id] = signature_prototypes(signature)
+        self.classes[device_id] = frozenset(
+            name for name, rows in zip(CLASSES[1:], signature.class_rows[1:], strict=False) if rows >= _KNOWN_ROWS
+        )
+        self.noise[device_id] = moment_noise(signature.noise, signature.flows) if signature.noise else 0.0
+        if signature.sketch is None or signature.anchor is None:
+            self.sketches.pop(device_id, None)
+        else:
+            self.sketches[device_id] = (signature.anchor, unpack_sketch(signature.sketch))
 
     def _keep(self, device: Device) -> DeviceChanged:
         self._devices[device.device_id] = device

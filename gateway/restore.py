@@ -67,6 +67,7 @@ def restore(store: Store, config: GatewayConfig, spec: ModelSpec, signer: SignsB
         assignments={a.device_id: a for a in store.families.assignments()},
         published=store.models.published(),
         epoch=make_epoch(store.epoch.number(now_s=now_s), signer),
+        anchor=None if config.rounds.private else store.models.first_fallback(config.rounds.warmup_rounds),
     )
     if open_number is None:
         return Restored(memory, (), frozenset())
@@ -120,4 +121,5 @@ def _book(store: Store, config: GatewayConfig) -> FamilyBook:
         scaling=None if believed is None else believed.scaling,
         last_number=store.families.last_number(),
         searched_after=searched,
+        separation=None if believed is None else believed.measures.get("separation"),
     )

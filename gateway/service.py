@@ -55,6 +55,7 @@ class Service:
             session=token_hex(8),
             contract_version=CONTRACT_VERSION,
             gateway_version=_version(),
+            mode=config.rounds.mode,
         )
         self._store = Store(config.store.dir)
         try:

@@ -9,6 +9,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 from contract.model import DEFAULT_SPEC
+from gateway.config import GatewayConfig
+from gateway.errors import ConfigError
+from gateway.privacy import gaussian_epsilon, update_epsilon
 from gateway.store import Store
 from gateway.store.families import StoredDecision
 from gateway.store.rounds import StoredRound
@@ -18,8 +21,17 @@ _WIDTH = 80
 _SHORT = 12
 
 
-def status(store: Store) -> Data:
-    """Return rounds, devices with assignment and active model, families, and refusals by reason."""
+def status(store: Store, config: GatewayConfig | None = None) -> Data:
+    """Return rounds, devices with assignment and active model, families, refusals by reason, and privacy spent.
+
+    Parameters
+    ----------
+    store
+        Read only is enough.
+    config
+        Says how much noise there is; without it no epsilon is reckoned.
+    """
+    spent = {} if config is None else _spent(store, config)
     assignments = {a.device_id: a for a in store.families.assignments()}
     devices = []
     for stored in store.devices.all():
@@ -34,6 +46,7 @@ def status(store: Store) -> Data:
                 "engine": device.engine,
                 "train_rows": device.train_rows,
                 "last_seen": _time(stored.last_seen_s),
+                "epsilon": spent.get(device.device_id),
                 "assignment": None if assignment is None else assignment.model_dump(mode="json"),
                 "active": None if stored.active is None else stored.active.model_dump(mode="json"),
             }
@@ -137,6 +150,40 @@ def show(data: Data, text: str, *, as_json: bool) -> None:
     sys.stdout.write((json.dumps(data, indent=2) if as_json else text.rstrip("\n")) + "\n")
 
 
+def _spent(store: Store, config: GatewayConfig) -> dict[str, dict[str, float] | str]:
+    """Return per device the epsilon of its updates (private mode) and of its noisy signatures, or why it is unknown."""
+    rounds = config.rounds
+    signed = {s.device_id: s for s in store.signatures.all() if s.noise is not None}
+    sent = store.rounds.update_counts() if rounds.private else {}
+    result: dict[str, dict[str, float] | str] = {}
+    for device_id in sorted(sent.keys() | signed.keys()):
+        try:
+            one: dict[str, float] = {}
+            if device_id in sent:
+                one["updates"] = update_epsilon(rounds.noise_multiplier, sent[device_id], rounds.delta)
+            signature = signed.get(device_id)
+            if signature is not None and signature.noise is not None:
+                one["signature"] = gaussian_epsilon(signature.noise, signature.sequence, rounds.delta)
+            result[device_id] = one
+        except ConfigError as error:
+            result[device_id] = str(error)
+    return result
+
+
+def _epsilon_lines(data: Data) -> list[str]:
+    """Return a line per device that spent privacy; the same reason for all is said once."""
+    spent = {d["device_id"]: d["epsilon"] for d in data["devices"] if d["epsilon"] is not None}
+    if not spent:
+        return []
+    if all(isinstance(value, str) for value in spent.values()):
+        return ["", *_wrap(f"privacy spent: {next(iter(spent.values()))}")]
+    lines = ["", "privacy spent (epsilon):"]
+    for device_id, value in spent.items():
+        shown = value if isinstance(value, str) else ", ".join(f"{what} {e:.1f}" for what, e in value.items())
+        lines.append(f"  {device_id:<32} {shown}")
+    return lines
+
+
 def _status_text(data: Data) -> str:
     opened = "" if data["open_round"] is None else f", round {data['open_round']} is open"
     lines = [f"rounds: {data['rounds_done']} done, {data['rounds_expired']} expired{opened}"]
@@ -154,6 +201,7 @@ def _status_text(data: Data) -> str:
         for d in data["devices"]
     ]
     lines += ["", *_table(("device", "online", "state", "rows", "family", "in use"), rows)]
+    lines += _epsilon_lines(data)
     if data["quarantined"]:
         confined = data["quarantined"].items()
         lines += ["", "quarantined:", *(f"  {name:<32} {q['reason']:<20} until {q['until']}" for name, q in confined)]
@@ -182,7 +230,12 @@ def _why_text(data: Data) -> str:
         lines += _wrap(f"{d['at']} after round {d['round']}: {d['family_id'] or 'fallback'}, {d['reason']}")
     active = data["active"]
     if active is not None:
-        lines += _wrap(f"in use: {active['active']['role']} {active['active']['digest'][:_SHORT]}, {active['reason']}")
+        gain = "" if active["gain"] is None else f", gain {active['gain']:.0%}, z {active['z']:.1f}"
+        model = active["active"]
+        lines += _wrap(
+            f"in use: the {model['role']} model {model['digest'][:_SHORT]}, {active['reason']}{gain}, "
+            f"judged on {active['validation_rows']} rows"
+        )
     return "\n".join(lines)
 
 
@@ -285,7 +338,6 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 DATA: Mapping[str, Callable[[Store], Data]] = {
-    "status": status,
     "families": families,
     "models": models,
     "reports": reports,

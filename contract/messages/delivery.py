@@ -5,7 +5,7 @@ from pydantic import Field
 from contract.canonical import canonical_json
 from contract.ids import DeviceId, Digest, FamilyId
 from contract.messages.base import Count, Message, Real, Slug, Text
-from contract.messages.learning import MAX_UPDATE_BYTES
+from contract.messages.learning import MAX_UPDATE_BYTES, ClassName
 from contract.model import ModelId, ReleaseManifest
 
 
@@ -75,6 +75,8 @@ class Assignment(Message):
     epoch
         Life of the gateway; a device takes a later one, whatever its version, if a key that it trusts signed it, and
         ignores an earlier one. ``None`` comes before all others.
+    classes
+        Attack classes that members of the family have seen, sorted; empty without a family.
     """
 
     device_id: DeviceId
@@ -85,6 +87,7 @@ class Assignment(Message):
     expert: ModelId | None
     anchor: Digest | None = None
     epoch: Epoch | None = None
+    classes: tuple[ClassName, ...] = Field(default=(), max_length=64)
 
 
 class ActiveModel(Message):

@@ -21,7 +21,7 @@ from sklearn.cluster import HDBSCAN
 from sklearn.metrics import adjusted_rand_score, silhouette_score
 
 from gateway.clustering.identity import match_families
-from gateway.grouping import Grouping, Vector, fit_scaling, make_group, one_group
+from gateway.grouping import Grouping, Scaling, Vector, fit_scaling, make_group, one_group
 
 Labels = npt.NDArray[np.int64]
 
@@ -65,6 +65,7 @@ def find_families(
     rng: np.random.Generator,
     earlier: Mapping[str, frozenset[str]] | None = None,
     flows: Mapping[str, int] | None = None,
+    noise: Mapping[str, float] | None = None,
 ) -> Grouping:
     """Look for families.
 
@@ -80,6 +81,8 @@ def find_families(
         Members of the living families, whose ids go on if most members stay.
     flows
         Flows behind each signature; without them the contrast is not tested.
+    noise
+        Standard deviation of the noise that devices put on their means, 0 or missing without.
 
     Returns
     -------
@@ -98,7 +101,8 @@ def find_families(
     matrix = np.stack([vectors[device] for device in devices])
     contrast: dict[str, float] = {}
     if flows is not None:
-        value = _contrast(matrix, np.array([flows[device] for device in devices]))
+        own = np.array([(noise or {}).get(device, 0.0) for device in devices])
+        value = _contrast(matrix, np.array([flows[device] for device in devices]), own)
         contrast["contrast"] = value
         if value < settings.contrast:
             reason = f"the devices hardly differ: contrast {value:.1f}, {settings.contrast:.1f} is needed"
@@ -147,10 +151,10 @@ def _judge(
     return labels, measures, None
 
 
-def _contrast(matrix: Vector, flows: npt.NDArray[np.int64]) -> float:
+def _contrast(matrix: Vector, flows: npt.NDArray[np.int64], noise: Vector) -> float:
     """Return the median over features of the variance between devices by the variance of sampling."""
     means, log_stds = np.split(matrix, 2, axis=1)
-    sampling = (np.exp(2.0 * log_stds) / np.maximum(flows, 1)[:, None]).mean(axis=0)
+    sampling = (np.exp(2.0 * log_stds) / np.maximum(flows, 1)[:, None] + (noise * noise)[:, None]).mean(axis=0)
     between = means.var(axis=0, ddof=1)
     tells = np.maximum(sampling, between) > _CONSTANT
     if not tells.any():
@@ -217,6 +221,17 @@ def _null_share(z: Vector, gate: float, min_size: int, rng: np.random.Generator)
         sample = rng.standard_normal((len(z), len(z))) @ centred * scale
         hits += _separation(sample, _cluster(sample, min_size)) >= gate
     return (hits + 1) / (_NULL_SAMPLES + 1)
+
+
+def separation_of(vectors: Mapping[str, Vector], members: Mapping[str, frozenset[str]], scaling: Scaling) -> float:
+    """Return the separation of given families among given signatures; 0 for fewer than two families there."""
+    there = sorted(vectors)
+    number = {d: k for k, family_id in enumerate(sorted(members)) for d in members[family_id]}
+    labels = np.array([number.get(device, _NOISE) for device in there], dtype=np.int64)
+    clustered = labels != _NOISE
+    if not 2 <= len(np.unique(labels[clustered])) < clustered.sum() or len(there) > _EXACT_UP_TO:
+        return 0.0
+    return _separation(scaling.project(np.stack([vectors[device] for device in there])), labels)
 
 
 def _join_nearest(z: Vector, labels: Labels) -> Labels:

@@ -62,6 +62,14 @@ class ModelStore:
         """Return the digests whose releases the broker holds."""
         return {row["digest"] for row in self._database.query("SELECT digest FROM models WHERE published = 1")}
 
+    def first_fallback(self, round_number: int) -> str | None:
+        """Return the digest of the first fallback of this round or a later one, ``None`` before it."""
+        rows = self._database.query(
+            "SELECT digest FROM models WHERE role = 'fallback' AND round_number >= ? ORDER BY round_number LIMIT 1",
+            (round_number,),
+        )
+        return str(rows[0]["digest"]) if rows else None
+
     def set_published(self, digest: str, *, published: bool) -> None:
         """Note that the release of a model was retained or cleared."""
         self._database.execute("UPDATE models SET published = ? WHERE digest = ?", (int(published), digest))

@@ -117,6 +117,11 @@ class RoundStore:
         rows = self._database.query("SELECT update_id FROM updates WHERE number = ?", (number,))
         return {row["update_id"] for row in rows}
 
+    def update_counts(self) -> dict[str, int]:
+        """Return how many updates each device sent that were counted, by device."""
+        rows = self._database.query("SELECT device_id, count(*) AS sent FROM updates GROUP BY device_id")
+        return {row["device_id"]: row["sent"] for row in rows}
+
     def all(self) -> list[StoredRound]:
         """Return all rounds in order."""
         rows = self._database.query(

@@ -400,9 +400,9 @@ def climb(core, effects):
     """Let the fine-tuned and the local model be made; return the effects of the last."""
     tuned = the(e.StartTraining, effects).job
     effects = core.handle(e.TrainingFinished(tuned.key), 2.0)
-    assert the(e.KeepRung, effects) == e.KeepRung(tuned, "family-1")
+    assert the(e.KeepRung, effects) == e.KeepRung(tuned)
     local = the(e.StartTraining, effects).job
-    core.handle(e.RungMade(TUNED), 2.0)
+    core.handle(e.RungMade(TUNED.model_copy(update={"family_id": None})), 2.0)
     core.handle(e.TrainingFinished(local.key), 3.0)
     assert (tuned.kind, tuned.base, local.kind, local.base) == (
         "fine-tuned",
@@ -410,7 +410,7 @@ def climb(core, effects):
         "local",
         FACTORY.digest,
     )
-    return core.handle(e.RungMade(LOCAL), 4.0)
+    return core.handle(e.RungMade(LOCAL.model_copy(update={"family_id": None})), 4.0)
 
 
 def test_an_idle_device_makes_the_upper_rungs_and_compares_all_four():
@@ -420,13 +420,30 @@ def test_an_idle_device_makes_the_upper_rungs_and_compares_all_four():
     assert (choose.step, choose.rounds) == ("expert", 0)
     swap = the(e.SwapModel, core.handle(e.ModelChosen(choose.request, LOCAL), 5.0))
     assert swap.active == LOCAL
-    assert core.facts.rungs == (TUNED, LOCAL)
+    assert [m.digest for m in core.facts.rungs] == [TUNED.digest, LOCAL.digest]
 
 
 @pytest.mark.parametrize("rows", [replace(JUDGED, validation=99), replace(JUDGED, attacks=4)])
 def test_rungs_that_nothing_could_judge_are_not_made(rows):
     _, effects = in_family(rows)
     assert "StartTraining" not in kinds(effects)
+
+
+@pytest.mark.parametrize(("seen", "made"), [({"scan"}, False), ({"scan", "dos_flood", "benign"}, True)])
+def test_a_member_that_has_not_seen_what_its_family_has_keeps_the_expert(seen, made):
+    core, _ = in_family(replace(JUDGED, attacks=0, classes=frozenset(seen)))
+    known = assignment(2, expert=EXPERT, classes=("dos_flood", "scan"))
+    choose = the(e.ChooseModel, core.handle(e.AssignmentReceived(known), 1.0))
+    core.handle(e.ModelChosen(choose.request, EXPERT), 1.0)
+    effects = core.handle(replace(JUDGED, classes=frozenset(seen)), 2.0)
+    assert ("StartTraining" in kinds(effects)) == made
+
+
+def test_rungs_are_no_candidates_once_the_family_knows_more():
+    core, effects = in_family()
+    core.handle(e.ModelChosen(the(e.ChooseModel, climb(core, effects)).request, LOCAL), 5.0)
+    wiser = assignment(2, expert=EXPERT, classes=("scan",))
+    assert the(e.ChooseModel, core.handle(e.AssignmentReceived(wiser), 6.0)).rungs == ()
 
 
 def test_a_round_goes_before_a_rung():

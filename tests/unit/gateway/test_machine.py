@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from contract.canonical import sha256_hex
-from contract.features import N_FEATURES
 from contract.messages import ActiveModel, Epoch, EvaluationReport, MarkSet
 from contract.model import DEFAULT_SPEC, ModelId
 from gateway.events import (
@@ -15,87 +14,19 @@ from gateway.events import (
     DropHead,
     FindFamilies,
     Head,
-    PeerSaid,
     PublishRelease,
     Republish,
     RoundStored,
     SearchFinished,
     SessionUp,
     StoreReported,
-    Ticked,
 )
-from gateway.families import Decide, FamilyBook, FamilyRules
+from gateway.families import Decide
 from gateway.grouping import Grouping, Scaling, make_group
-from gateway.machine import GatewayMachine, Memory
-from gateway.registry import DeviceChanged, Refused, Registry, SignatureStored
-from gateway.restore import round_rules
-from gateway.rounds import CloseRound, OpenRound, RefuseUpdate, RoundMachine
-from tests.unit.gateway.builders import birth, config, signature, status, task, telemetry, update
-
-F0, F1, F2, E1 = ("0" * 63 + c for c in "1234")
-DIM = 2 * N_FEATURES
-OFFLINE_AFTER_S = 10_000.0
-
-
-class Bench:
-    """A machine, its memory and a clock."""
-
-    def __init__(self, *, rounds=RoundMachine, **settings):
-        sections = {"rounds": {"min_devices": 3, "warmup_rounds": 1, "interval_s": 0, **settings}}
-        self.config = config(**sections)
-        self.memory = Memory(
-            registry=Registry(spec_id=DEFAULT_SPEC.spec_id, offline_after_s=OFFLINE_AFTER_S),
-            rounds=rounds(round_rules(self.config)),
-            book=FamilyBook(FamilyRules(self.config.rounds.warmup_rounds, 10)),
-            heads={"fallback": Head(F0, 20.0)},
-            published={F0},
-        )
-        self.machine = GatewayMachine(self.config, DEFAULT_SPEC, self.memory)
-        self.now = 0.0
-
-    def say(self, message, device_id=None):
-        return self.machine.handle(PeerSaid(device_id or message.device_id, message), self.now)
-
-    def join(self, *devices, rows=500, sign=True):
-        effects = []
-        for device in devices:
-            for message in (birth(device), status(device), telemetry(device, rows=rows)):
-                effects += self.say(message)
-            if sign:
-                effects += self.say(signature(device))
-        return effects
-
-    def tick(self):
-        return self.machine.handle(Ticked(), self.now)
-
-    def open(self):
-        (opened,) = [e for e in self.tick() if isinstance(e, OpenRound)]
-        return opened
-
-    def finish(self, opened, *, heads):
-        """Expire a round and settle it with the given heads."""
-        self.now += self.config.rounds.deadline_s
-        self.tick()
-        return self.machine.handle(RoundStored(opened.number, (), heads), self.now)
-
-
-def families_of(*groups, fits_none=()):
-    scaling = Scaling(np.zeros(DIM), np.ones(DIM))
-    made = tuple(make_group(g, np.zeros((len(g), DIM))) for g in groups)
-    return Grouping(True, made, tuple(fits_none), "found", {"gate": 0.5}, scaling)
-
-
-def kinds(effects):
-    return [type(effect).__name__ for effect in effects]
-
-
-def with_families():
-    """Six devices, two families of three, after one warm-up round."""
-    bench = Bench()
-    bench.join("a", "b", "c", "d", "e", "f")
-    bench.finish(bench.open(), heads={"fallback": Head(F1, 20.0)})
-    bench.machine.handle(SearchFinished(families_of(("a", "b", "c"), ("d", "e", "f")), 1), bench.now)
-    return bench
+from gateway.registry import DeviceChanged, Refused, SignatureStored
+from gateway.rounds import CloseRound, RefuseUpdate, RoundMachine
+from tests.unit.gateway.bench import DIM, E1, F0, F1, F2, F3, OFFLINE_AFTER_S, Bench, families_of, kinds, with_families
+from tests.unit.gateway.builders import birth, signature, status, task, telemetry, update
 
 
 def test_a_birth_gets_an_assignment_with_a_reason():
@@ -199,12 +130,17 @@ def test_new_models_are_published_before_they_are_assigned_and_old_ones_cleared_
     bench = with_families()
     effects = bench.finish(bench.open(), heads={"fallback": Head(F2, 20.0), "family-1": Head(E1, 20.0)})
     names = kinds(effects)
-    assert names == ["PublishRelease"] * 2 + ["Assign"] * 6 + ["ClearRelease"]
+    assert names == ["PublishRelease"] * 2 + ["Assign"] * 6
     assert [e.digest for e in effects if isinstance(e, PublishRelease)] == sorted([F2, E1])
-    assert [e.digest for e in effects if isinstance(e, ClearRelease)] == [F1]
     experts = {e.assignment.device_id: e.assignment.expert for e in effects if isinstance(e, Assign)}
     assert experts["a"] == ModelId(role="expert", family_id="family-1", digest=E1)
     assert experts["d"] is None
+    effects = bench.finish(bench.open(), heads={"fallback": Head(F3, 20.0)})
+    assert kinds(effects) == ["PublishRelease"] + ["Assign"] * 6 + ["ClearRelease"]
+    # The fallback that ended the warm-up stays: it is the anchor of the sketches.
+    assert effects[-1] == ClearRelease(F2)
+    assert bench.memory.anchor == F1
+    assert all(e.assignment.anchor == F1 for e in effects if isinstance(e, Assign))
 
 
 def test_versions_grow_only_with_changes():
@@ -219,7 +155,7 @@ def test_versions_grow_only_with_changes():
 def test_a_family_that_ends_takes_its_expert_along():
     bench = with_families()
     bench.finish(bench.open(), heads={"family-1": Head(E1, 20.0)})
-    effects = bench.machine.handle(SearchFinished(families_of(("a", "b", "c", "d")), 11), bench.now)
+    effects = bench.machine.handle(SearchFinished(families_of(("a", "b", "c", "d")), 11, 0.3), bench.now)
     assert DropHead("family-1") in effects
     assert ClearRelease(E1) in effects
     assert all(e.assignment.expert is None for e in effects if isinstance(e, Assign))

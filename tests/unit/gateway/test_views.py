@@ -92,7 +92,7 @@ def test_why_tells_the_whole_story(site, capsys):
     text = read(capsys, "families", "--why", "cam-3", "--config", site)
     assert "1970-01-01T00:00:05Z after round 0: fallback, families are looked for later" in text
     assert "after round 1: family-1, traffic like others" in text
-    assert "in use: fallback" in text
+    assert "in use: the fallback model" in text
     assert "fallback-better" in text
 
 
