@@ -253,6 +253,7 @@ class AgentMachine:
         if known is not None and _epoch(assignment) > _epoch(known):
             # The gateway's store is a new one: what the old one said is over, whatever its version.
             known = None
+            self.facts = replace(self.facts, asked=-1, tuned_version=0, rung_since=0)
         if known is not None and assignment.version < known.version:
             return [Refuse("assignment-older")]
         if known is not None and assignment.version == known.version:
