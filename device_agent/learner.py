@@ -290,5 +290,6 @@ def _settings(job: Job) -> TrainSettings:
         epochs=task.local_epochs,
         recon_weight=task.recon_weight,
         seed=mixed,
+        mask_absent=True,
         optimizer=OptimizerSettings(learning_rate=task.learning_rate, proximal_mu=task.proximal_mu),
     )

@@ -19,6 +19,8 @@ Step = Literal["expert", "fallback", "fine-tuned", "local"]
 
 ORDER: tuple[Step, ...] = ("expert", "fallback", "fine-tuned", "local")
 KEEP_ROUNDS = 2
+BLENDS = (0.5, 1.0)
+"""Shares of a fine-tuned model that a device tries: half way between the model it came from and itself, and itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +107,22 @@ def climb(
     if held is not None and held.step in losses and held.step != chosen.step and held.rounds < KEEP_ROUNDS:
         return Climb(held.step, "kept")
     return chosen
+
+
+def blended(base: npt.NDArray[np.float32], tuned: npt.NDArray[np.float32], share: float) -> npt.NDArray[np.float32]:
+    """Return the model between a model and its fine-tuned copy: half way, it often beats both.
+
+    A fine-tuned model fits the device's few rows and forgets some of what the base knew from all; the mean of their
+    weights keeps most of both, since they lie in one valley of the loss (Wortsman et al. 2022).
+
+    Parameters
+    ----------
+    base, tuned
+        Weights of the same shape.
+    share
+        Of the tuned one, in ``[0, 1]``; 1 returns it unchanged.
+    """
+    return tuned if share == 1.0 else base + np.float32(share) * (tuned - base)
 
 
 def _plain_where_rare(weights: Losses, y: npt.NDArray[np.int32]) -> Losses:

@@ -9,9 +9,10 @@ import numpy.typing as npt
 
 from contract.messages import Release
 from contract.model import ModelSpec, weights_digest, weights_from_bytes
-from gateway.aggregation import FedAdam, FedYogi, Rule, ServerOptimiser, ServerState, Sum, row_weights
+from gateway.aggregation import FedAdam, FedYogi, Momentum, Rule, ServerOptimiser, ServerState, Sum, row_weights
 from gateway.aggregation.base import RuleState
 from gateway.aggregation.named import rule_named
+from gateway.aggregation.trunk import common_encoder, encoder_slice, with_encoder
 from gateway.config import AggregationConfig
 from gateway.releases import SignsBytes, make_release
 from gateway.rounds import Aggregate, TargetResult, target_key
@@ -82,6 +83,28 @@ class Aggregator:
     def __post_init__(self) -> None:
         object.__setattr__(self, "rule", rule_named(self.config.rule))
 
+    def encoder_delta(
+        self, rounds: Sequence[tuple[Aggregate, Sequence[StoredUpdate]]]
+    ) -> npt.NDArray[np.float32] | None:
+        """Return how the encoder of all models moves; ``None`` if each has its own, or only one model was trained.
+
+        Parameters
+        ----------
+        rounds
+            Targets of a round with their updates. A device that trained an expert and the fallback counts with the
+            expert.
+        """
+        if not self.config.common_encoder or len(rounds) < 2:
+            return None
+        used: dict[str, StoredUpdate] = {}
+        for aggregate, updates in sorted(rounds, key=lambda pair: pair[0].target.role == "expert"):
+            wanted = set(aggregate.devices)
+            used |= {u.device_id: u for u in updates if u.device_id in wanted}
+        n = self.spec.n_parameters
+        deltas = {d: weights_from_bytes(u.delta, n_parameters=n) for d, u in used.items()}
+        weights = row_weights({d: u.rows for d, u in used.items()}, weighting=self.config.weighting)
+        return common_encoder(self.rule, deltas, weights, encoder_slice(self.spec.layout))
+
     def run(
         self,
         aggregate: Aggregate,
@@ -91,6 +114,7 @@ class Aggregator:
         *,
         number: int,
         signer: SignsBytes,
+        encoder: npt.NDArray[np.float32] | None = None,
     ) -> tuple[TargetResult, NewModel | None]:
         """Make the new model of a target.
 
@@ -108,6 +132,8 @@ class Aggregator:
             Round.
         signer
             Signs the release.
+        encoder
+            As ``encoder_delta``: takes the place of the encoder's part of the aggregated update.
 
         Returns
         -------
@@ -122,6 +148,8 @@ class Aggregator:
         deltas = {d: weights_from_bytes(u.delta, n_parameters=n) for d, u in used.items()}
         weights = row_weights({d: u.rows for d, u in used.items()}, weighting=self.config.weighting)
         _, delta, measurements = self.rule.next(RuleState(), deltas, weights)
+        if encoder is not None:
+            delta = with_encoder(delta, encoder_slice(self.spec.layout), encoder)
         state, move = self._server().next(state, delta)
         devices = tuple(sorted(used))
         moved = base.astype(np.float64) + move
@@ -147,5 +175,7 @@ class Aggregator:
     def _server(self) -> ServerOptimiser:
         if self.config.server == "none":
             return Sum()
+        if self.config.server == "momentum":
+            return Momentum(self.config.betas[0])
         kind = FedYogi if self.config.server == "fedyogi" else FedAdam
         return kind(self.config.server_lr, self.config.betas, self.config.tau)

@@ -197,7 +197,10 @@ class AggregationConfig(_Section):
         ``clipped``: cosine filter and median-norm clip; ``fedavg``: plain weighted mean; ``trimmed``, ``median``,
         ``multi-krum``; or ``plugin:<name>``, a rule that an installed package brings.
     server, server_lr, betas, tau
-        Server optimiser and its settings; ``none`` adds the mean itself.
+        Server optimiser and its settings; ``none`` adds the mean itself; ``momentum`` uses the first of ``betas``.
+    common_encoder
+        Whether the encoders of all models move together, by the updates of all devices, so that experts differ in
+        their heads alone.
     weighting
         ``sqrt-rows``: square root of the rows, capped at three times the median; ``equal``.
     norm_bound
@@ -207,10 +210,11 @@ class AggregationConfig(_Section):
     """
 
     rule: str = "clipped"
-    server: Literal["fedadam", "fedyogi", "none"] = "none"
+    server: Literal["fedadam", "fedyogi", "momentum", "none"] = "none"
     server_lr: Positive = 0.03
     betas: tuple[Share, Share] = (0.9, 0.99)
     tau: Positive = 0.001
+    common_encoder: bool = True
     weighting: Literal["sqrt-rows", "equal"] = "sqrt-rows"
     norm_bound: Positive = 10.0
     expert_min_updates: int = Field(default=3, ge=1)

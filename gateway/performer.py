@@ -266,18 +266,24 @@ class Performer:
         heads = self._store.models.heads()
         results = list(close.held)
         made: list[NewModel] = []
-        for aggregate in close.aggregations:
+        updates = [
+            (a, self._store.rounds.deltas(close.number, target_key(a.target.role, a.target.family_id)))
+            for a in close.aggregations
+        ]
+        encoder = self._aggregator.encoder_delta(updates)
+        for aggregate, some in updates:
             target = target_key(aggregate.target.role, aggregate.target.family_id)
             base = self._store.models.release(aggregate.target.base)
             if base is None:
                 raise StoreError(f"the store misses model {aggregate.target.base}, the base of round {close.number}")
             result, model = self._aggregator.run(
                 aggregate,
-                self._store.rounds.deltas(close.number, target),
+                some,
                 weights_from_bytes(base.weights, n_parameters=DEFAULT_SPEC.n_parameters),
                 heads[target][1] if target in heads else ServerState.fresh(),
                 number=close.number,
                 signer=self._signer,
+                encoder=encoder,
             )
             results.append(result)
             made += [] if model is None else [model]

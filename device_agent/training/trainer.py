@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from contract.taxonomy import BENIGN_INDEX, UNLABELLED
 from device_agent.inference.engine import Engine, Floats, Labels
+from device_agent.training.absent import absent_offset, shifted
 from device_agent.training.checkpoint import Checkpoint
 from device_agent.training.optimizer import Optimizer, OptimizerSettings
 
@@ -31,6 +32,9 @@ class TrainSettings:
         Focal exponent of the classification loss, 0 to 10; 0 is plain cross entropy.
     max_steps
         Upper bound on steps, 0 = none.
+    mask_absent
+        Whether the classification loss is taken over the classes that the rows have, so that a device says nothing
+        about classes it never saw (``device_agent.training.absent``).
     optimizer
         Settings of the optimiser.
 
@@ -46,6 +50,7 @@ class TrainSettings:
     class_weight_cap: float = 10.0
     focal_gamma: float = 0.0
     max_steps: int = 0
+    mask_absent: bool = False
     optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
 
     def __post_init__(self) -> None:
@@ -201,6 +206,8 @@ def train(
     if not np.isfinite(theta0).all():
         raise ValueError("the starting weights hold values that are not finite")
     wc, wr = row_weights(data.y, engine.layout.classes, cap=settings.class_weight_cap)
+    classes = engine.layout.classes
+    offset = absent_offset(data.y, classes) if settings.mask_absent else np.zeros(classes, dtype=np.float32)
     rng = np.random.default_rng(settings.seed)
     optimizer = Optimizer(theta0, settings.optimizer)
     losses: list[float] = []
@@ -218,7 +225,7 @@ def train(
                 stopped = True
                 break
             out = engine.gradient(
-                optimizer.theta,
+                shifted(optimizer.theta, offset, engine.layout),
                 data.x[rows],
                 data.y[rows],
                 wc[rows],

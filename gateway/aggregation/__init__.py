@@ -4,7 +4,7 @@ from gateway.aggregation.base import Measurements, Rule, RuleOutcome
 from gateway.aggregation.clipped import ClippedMean
 from gateway.aggregation.fedavg import FedAvg
 from gateway.aggregation.robust import CoordinateMedian, MultiKrum, TrimmedMean
-from gateway.aggregation.server import FedAdam, ServerOptimiser, ServerState, Sum
+from gateway.aggregation.server import FedAdam, Momentum, ServerOptimiser, ServerState, Sum
 from gateway.aggregation.weights import row_weights
 from gateway.aggregation.yogi import FedYogi
 
@@ -15,6 +15,7 @@ __all__ = [
     "FedAvg",
     "FedYogi",
     "Measurements",
+    "Momentum",
     "MultiKrum",
     "Rule",
     "RuleOutcome",

@@ -70,6 +70,29 @@ class Sum:
 
 
 @dataclass(frozen=True, slots=True)
+class Momentum:
+    """``v = beta v + d``; ``move = v``: goes on in the direction of the last rounds.
+
+    Attributes
+    ----------
+    beta
+        Share of the last move that goes on; in a steady direction moves grow to ``1 / (1 - beta)`` times the delta.
+
+    References
+    ----------
+    Hsu et al., Measuring the Effects of Non-Identical Data Distribution, 2019 (FedAvgM).
+    """
+
+    beta: float = 0.8
+
+    def next(self, state: ServerState, delta: Delta) -> ServerOutcome:
+        """Return the new velocity and the move."""
+        before = state.first if len(state.first) else np.zeros_like(delta)
+        move = (self.beta * before.astype(np.float64) + delta).astype(np.float32)
+        return ServerOutcome(ServerState(state.step + 1, move, np.zeros_like(move)), move)
+
+
+@dataclass(frozen=True, slots=True)
 class FedAdam:
     """``m = b1 m + (1-b1) d``; ``v = b2 v + (1-b2) d^2``; ``move = lr m / (sqrt(v) + tau)``.
 

@@ -17,6 +17,7 @@ from scipy.spatial.distance import squareform  # type: ignore[import-untyped]
 from sklearn.metrics import silhouette_score
 
 from gateway.clustering.identity import match_families
+from gateway.clustering.refinement import REST, comparable, refined, without_small
 from gateway.grouping import Group, Grouping, Prototype, Vector, make_group, one_group
 
 Labels = npt.NDArray[np.int64]
@@ -25,7 +26,6 @@ _LARGEST = 2_000
 _MOST_PARTS = 6
 _MOST_CUTS = 30
 _ROWS_CAP = 50
-_REST = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +94,7 @@ def split_by_concept(
             continue
         split = True
         parts += _members(group.members, labels)
-        fits_none += [d for d, label in zip(group.members, labels, strict=True) if label == _REST]
+        fits_none += [d for d, label in zip(group.members, labels, strict=True) if label == REST]
     strays = tuple(sorted(grouping.fits_none))
     if len(strays) >= 2 * settings.min_part:
         labels, score = concept_labels([prototypes.get(d, {}) for d in strays], settings, rng)
@@ -103,7 +103,7 @@ def split_by_concept(
             best = max(best, score)
             parts += _members(strays, labels)
             fits_none = [d for d in fits_none if d not in set(strays)]
-            fits_none += [d for d, label in zip(strays, labels, strict=True) if label == _REST]
+            fits_none += [d for d, label in zip(strays, labels, strict=True) if label == REST]
     if not split:
         return replace(grouping, measures={**grouping.measures, "concept": best})
     kept = match_families([frozenset(p) for p in parts], earlier or {})
@@ -127,15 +127,17 @@ def concept_labels(
     tree = linkage(squareform(distances, checks=False), method="average")
     best: tuple[float, Labels | None] = (0.0, None)
     for count in range(2, min(n, _MOST_CUTS)):  # devices like nobody take cuts of their own
-        labels = _without_small(fcluster(tree, count, criterion="maxclust").astype(np.int64), settings.min_part)
-        clustered = labels != _REST
+        labels = without_small(fcluster(tree, count, criterion="maxclust").astype(np.int64), settings.min_part)
+        clustered = labels != REST
         if not 1 <= labels.max() < _MOST_PARTS:
             continue
         inner = distances[np.ix_(clustered, clustered)]
         score = float(silhouette_score(inner, labels[clustered], metric="precomputed")) * float(clustered.mean())
         if score > best[0]:
             best = (score, labels)
-    return (best[1] if best[0] >= settings.silhouette else None), best[0]
+    if best[1] is None or best[0] < settings.silhouette:
+        return None, best[0]
+    return refined(distances, comparable(prototypes), best[1], settings.min_part), best[0]
 
 
 def concept_conflict(grouping: Grouping, prototypes: Mapping[str, Mapping[str, Prototype]]) -> float | None:
@@ -230,17 +232,6 @@ def _scale(prototypes: Sequence[Mapping[str, Prototype]]) -> Vector:
     return np.maximum(spread, max(0.1 * float(spread.mean()), 1e-6))
 
 
-def _without_small(labels: Labels, min_part: int) -> Labels:
-    result = np.full(len(labels), _REST)
-    number = 0
-    for label in np.unique(labels):
-        rows = np.flatnonzero(labels == label)
-        if len(rows) >= min_part:
-            result[rows] = number
-            number += 1
-    return result
-
-
 def _sampled(
     prototypes: Sequence[Mapping[str, Prototype]], settings: ConceptSettings, rng: np.random.Generator
 ) -> tuple[Labels | None, float]:
@@ -250,7 +241,7 @@ def _sampled(
     if labels is None:
         return None, score
     means = [mean_prototypes([prototypes[i] for i in rows[labels == k]]) for k in range(int(labels.max()) + 1)]
-    result = np.full(len(prototypes), _REST)
+    result = np.full(len(prototypes), REST)
     result[rows] = labels
     for i in np.setdiff1d(np.arange(len(prototypes)), rows):
         gaps = [_gap(prototypes[i], mean) for mean in means]

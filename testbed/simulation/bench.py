@@ -1,7 +1,7 @@
 """What every method is given and must keep to: the fleet, the budget, the hostile devices; and what it hands back."""
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -113,7 +113,7 @@ class Bench:
         self.fleet = fleet
         self.budget = budget
         self.net = BatchedNet(fleet.layout)
-        self.trainer = Trainer(self.net, fleet.train)
+        self.trainer = Trainer(self.net, fleet.train, fleet.hostile)
         self.rng = np.random.default_rng([seed, 23])
         self.ledger = Ledger()
         self.everyone: Indices = np.arange(fleet.n)
@@ -133,7 +133,7 @@ class Bench:
         if self._later is None:
             return False
         self.fleet, self._later = self._later, None
-        self.trainer = Trainer(self.net, self.fleet.train)
+        self.trainer = Trainer(self.net, self.fleet.train, self.fleet.hostile)
         return True
 
     def present(self, devices: Indices) -> Indices:
@@ -202,10 +202,13 @@ class Bench:
         with self.gateway_work():
             names = [self.fleet.names[i] for i in devices]
             updates = {name: deltas[k] for k, name in enumerate(names)}
-            weights = row_weights({name: self._rows[name] for name in names}, weighting="sqrt-rows")
-            delta = (rule or FedAvg()).next(RuleState(), updates, weights).delta
+            delta = (rule or FedAvg()).next(RuleState(), updates, self.weights(updates)).delta
             outcome = (server or Sum()).next(state or ServerState.fresh(), delta)
         return theta + outcome.move, outcome.state
+
+    def weights(self, names: Iterable[str]) -> dict[str, float]:
+        """Return the gateway's weight of each device."""
+        return row_weights({name: self._rows[name] for name in names}, weighting="sqrt-rows")
 
     def tampered(self, deltas: Floats, devices: Indices) -> Floats:
         """Return the updates as they arrive: those of hostile devices are what the attack makes of them."""

@@ -15,9 +15,12 @@ ALPHAS = (0.05, 0.1, 0.3, 0.5, 1.0, 10.0)
 POISONS: tuple[Poison, ...] = ("idle", "label-flip", "sign-flip", "noise", "spoof")
 
 _ALL = tuple(ARMS)
-_SOME = ("local", "fedavg", "fedadam", "ditto", "fedadam+ditto", "ours: double", "ours")
+_SOME = ("local", "centralised by family", "fedavg", "fedadam", "ditto", "fedadam+ditto", "ours: double", "ours")
 _UNDER_ATTACK = ("fedavg", "fedadam+ditto", "ours: double", "ours")
 _BOTH = Scenario(concept_shift=True)
+_SCARCE = 60
+"""Training rows with which a device alone reaches, on tuning seeds, what it reached under concept shift in the
+prototype behind the design (macro-F1 0.78 to 0.79); with the 100 of the other cells it reaches 0.85."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,13 +77,11 @@ def generated_cells() -> list[Cell]:
             Cell(f"poison: {p}", "poison", _UNDER_ATTACK, 5, replace(_BOTH, poison=p, hostile=0.2), tuned_as=both)
             for p in POISONS
         ),
+        Cell("concept+feature, few rows", "concept", _SOME, 5, replace(_BOTH, rows=_SCARCE)),
+        Cell("concept, few rows", "concept", _SOME, 5, replace(_BOTH, feature_shift=0.0, rows=_SCARCE)),
+        *(Cell(f"feature a={a:g}", "feature", _SOME, 5, Scenario(alpha=a)) for a in ALPHAS if a != Scenario().alpha),
         *(
-            Cell(f"feature a={a:g}", "feature", _SOME, 5, Scenario(alpha=a), tuned_as=feature)
-            for a in ALPHAS
-            if a != Scenario().alpha
-        ),
-        *(
-            Cell(f"concept+feature a={a:g}", "concept", _SOME, 5, replace(_BOTH, alpha=a), tuned_as=both)
+            Cell(f"concept+feature a={a:g}", "concept", _SOME, 5, replace(_BOTH, alpha=a))
             for a in ALPHAS
             if a != _BOTH.alpha
         ),

@@ -24,7 +24,7 @@ Vector = npt.NDArray[np.float64]
 INPUTS = 20
 CLASSES = 8
 _MODES = 3
-_ROWS = {"train": 100, "validation": 200, "test": 300}
+_JUDGED = {"validation": 200, "test": 300}
 _LEAST_SHARE = 0.025
 _TOP = 3.0
 _OFFSET = 0.6
@@ -56,6 +56,8 @@ class Scenario:
         Share of devices that miss a round.
     difficulty
         Spread of rows around their mode.
+    rows
+        Training rows of a device.
     """
 
     devices: int = 60
@@ -69,6 +71,7 @@ class Scenario:
     drift: float = 0.0
     churn: float = 0.0
     difficulty: float = 0.33
+    rows: int = 100
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -127,7 +130,7 @@ def _fleet(  # noqa: PLR0917 - the parts of one fleet, used twice
     rng: np.random.Generator,
 ) -> Fleet:
     made: dict[str, Share] = {}
-    for name, rows in _ROWS.items():
+    for name, rows in {"train": scenario.rows, **_JUDGED}.items():
         x = np.empty((scenario.devices, rows, INPUTS), dtype=np.float32)
         y = np.empty((scenario.devices, rows), dtype=np.int32)
         for i, look in enumerate(looks):

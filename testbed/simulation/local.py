@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from device_agent.training.absent import absent_offset
 from testbed.simulation.fleet import Share
 from testbed.simulation.net import BatchedNet, Floats
 
@@ -28,12 +29,15 @@ class LocalSettings:
         Whether the device's Adam steps, else SGD without momentum.
     batch
         Rows of a step.
+    mask_absent
+        Whether the loss is taken over each device's own classes; hostile devices never do.
     """
 
     learning_rate: float = 0.01
     proximal_mu: float = 0.0
     adam: bool = True
     batch: int = 32
+    mask_absent: bool = False
 
 
 class Trainer:
@@ -45,13 +49,18 @@ class Trainer:
         The model.
     share
         Training rows.
+    hostile
+        Shape ``(n,)``: devices that do not keep to the protocol; none if ``None``.
     """
 
-    def __init__(self, net: BatchedNet, share: Share) -> None:
+    def __init__(self, net: BatchedNet, share: Share, hostile: npt.NDArray[np.bool_] | None = None) -> None:
         self.net = net
         self.share = share
         self._rows = share.rows
         self._weights = share.weights(net.layout.classes)
+        self._absent = np.stack([absent_offset(y, net.layout.classes) for y in share.y])
+        if hostile is not None:
+            self._absent[hostile] = 0.0
 
     def run(
         self,
@@ -89,13 +98,13 @@ class Trainer:
         anchor = theta if anchor is None else anchor
         theta = theta.copy()
         first, second = np.zeros_like(theta), np.zeros_like(theta)
+        offset = self._absent[devices] if settings.mask_absent else None
         rows = self._rows[devices]
         lines = devices[:, None]
         for step in range(1, steps + 1):
             pick = (rng.random((len(devices), settings.batch)) * rows[:, None]).astype(np.int64)
-            grad = self.net.gradient(
-                theta, self.share.x[lines, pick], self.share.y[lines, pick], self._weights[lines, pick]
-            )
+            x, y = self.share.x[lines, pick], self.share.y[lines, pick]
+            grad = self.net.gradient(theta, x, y, self._weights[lines, pick], offset=offset)
             if settings.proximal_mu:
                 grad += np.float32(settings.proximal_mu) * (theta - anchor)
             if correction is not None:

@@ -42,7 +42,15 @@ class BatchedNet:
         return initial_theta(self.layout, seed)[: self.n_parameters]
 
     def gradient(
-        self, theta: Floats, x: Floats, y: Labels, wc: Floats, wr: Floats | None = None, *, recon_weight: float = 0.0
+        self,
+        theta: Floats,
+        x: Floats,
+        y: Labels,
+        wc: Floats,
+        wr: Floats | None = None,
+        *,
+        recon_weight: float = 0.0,
+        offset: Floats | None = None,
     ) -> Floats:
         """Return the gradient of each device's batch.
 
@@ -56,6 +64,8 @@ class BatchedNet:
             Shape ``(n, b)``: weights in both losses; ``wr`` only with a decoder.
         recon_weight
             Factor of the reconstruction loss.
+        offset
+            Shape ``(n, K)``: added to the logits of each device.
 
         Returns
         -------
@@ -64,6 +74,8 @@ class BatchedNet:
         """
         layers = self._layers(theta)
         hidden, logits = self._encode(layers, x)
+        if offset is not None:
+            logits += offset[:, None, :]
         known = y >= 0
         wc_known = np.where(known, wc, np.float32(0.0))
         scale = wc_known / np.maximum(wc_known.sum(axis=1, keepdims=True), _EPSILON)

@@ -11,8 +11,10 @@ from testbed.simulation.bench import Budget
 from testbed.simulation.cells import Cell
 from testbed.simulation.measures import Figures, figures
 
-TUNING_SEEDS = (9_001,)
-"""Never reported; reporting seeds are 1 and up."""
+TUNING_SEEDS = (1_000, 1_001, 1_002)
+"""Of trials. Seeds 1 to 1,009 and 9,000 and up were looked at while generator and methods were shaped."""
+FIRST_REPORT_SEED = 3_001
+"""Seeds from here on were looked at by the command alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +33,7 @@ class SweepSettings:
         Worker processes; 1 = none.
     """
 
-    seeds: tuple[int, ...] = tuple(range(1, 11))
+    seeds: tuple[int, ...] = tuple(range(FIRST_REPORT_SEED, FIRST_REPORT_SEED + 10))
     tuning_seeds: tuple[int, ...] = TUNING_SEEDS
     budget: Budget = field(default_factory=Budget)
     processes: int = 2
@@ -114,7 +116,7 @@ def _tune(
     number: int, cell: Cell, settings: SweepSettings, pool: ProcessPoolExecutor | None
 ) -> dict[str, Mapping[str, Any]]:
     """Return the settings with the best mean device F1 on validation seeds, by method."""
-    arms = [arm for arm in ARMS if ARMS[arm].trials]
+    arms = sorted({ARMS[arm].tuned_as or arm for arm in cell.arms}, key=list(ARMS).index)
     tasks = [
         _Task(number, arm, {**trial, **_resolved(ARMS[arm].fixed, cell)}, seed)
         for arm in arms

@@ -64,6 +64,10 @@ def ifca(bench: Bench, s: Settings) -> Outcome:
     steps = bench.budget.rounds * bench.budget.steps // rounds
     settings = LocalSettings(s["lr"])
     models = np.stack([bench.net.initial(1_000 + 17 * i + int(bench.rng.integers(1 << 20))) for i in range(k)])
+    if s["start"] == "devices":
+        # Random weights leave all devices with the same model; models of K devices differ in what matters.
+        chosen = np.sort(bench.rng.choice(bench.fleet.n, k, replace=False))
+        models = bench.train(bench.stacked(bench.initial, k), chosen, steps, settings)
     choice = np.zeros(bench.fleet.n, dtype=np.int64)
     for number in range(rounds):
         if number == rounds // 2:

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from gateway.aggregation import FedAdam, FedYogi, ServerOptimiser, ServerState
+from gateway.aggregation import FedAdam, FedYogi, Momentum, ServerOptimiser, ServerState
 from testbed.simulation.bench import Bench, Outcome
 from testbed.simulation.fleet import PADDING, Share
 from testbed.simulation.local import LocalSettings, Trainer
@@ -37,6 +37,23 @@ def centralised(bench: Bench, s: Settings) -> Outcome:
     steps = bench.budget.rounds * bench.budget.steps
     theta = pooled.run(bench.initial[None], np.array([0]), steps, settings, bench.rng)
     return Outcome(bench.stacked(theta[0], bench.fleet.n), bench.ledger)
+
+
+def centralised_by_family(bench: Bench, s: Settings) -> Outcome:
+    """All rows of a true family in one place, a ceiling for one model a family; devices like nobody train alone."""
+    bench.drift()
+    share, family = bench.fleet.train, bench.fleet.family
+    settings = LocalSettings(s["lr"], batch=256)
+    steps = bench.budget.rounds * bench.budget.steps
+    theta = bench.stacked(bench.initial, bench.fleet.n)
+    for k in np.unique(family[family >= 0]):
+        rows = np.flatnonzero(family == k)
+        known = share.y[rows] != PADDING
+        pooled = Trainer(bench.net, Share(share.x[rows][known][None], share.y[rows][known][None]))
+        theta[rows] = pooled.run(bench.initial[None], np.array([0]), steps, settings, bench.rng)[0]
+    outside = np.flatnonzero(family < 0)
+    theta[outside] = bench.train(theta[outside], outside, steps, LocalSettings(s["lr"]))
+    return Outcome(theta, bench.ledger)
 
 
 def fedavg(bench: Bench, s: Settings) -> Outcome:
@@ -121,12 +138,14 @@ def server_of(s: Settings) -> ServerOptimiser | None:
     """Return the server optimiser that the settings name."""
     if "server" not in s:
         return None
+    if s["server"] == "momentum":
+        return Momentum(s["beta"])
     return FedYogi(s["server_lr"]) if s["server"] == "yogi" else FedAdam(s["server_lr"])
 
 
 def _global(bench: Bench, s: Settings, rounds: int) -> tuple[Floats, ServerState]:
     theta, state = bench.initial, ServerState.fresh()
-    settings = LocalSettings(s["lr"], proximal_mu=s.get("mu", 0.0))
+    settings = LocalSettings(s["lr"], proximal_mu=s.get("mu", 0.0), mask_absent=s.get("mask", False))
     for number in range(rounds):
         if number == rounds // 2:
             bench.drift()

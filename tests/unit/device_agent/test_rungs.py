@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from device_agent.ladder import MIN_ROWS
-from device_agent.rungs import KEEP_ROUNDS, Climb, Held, climb
+from device_agent.rungs import KEEP_ROUNDS, Climb, Held, blended, climb
 
 N = 200
 Y = np.repeat(np.array([0, 1], dtype=np.int32), N // 2)
@@ -67,3 +67,10 @@ def test_a_model_that_is_gone_is_not_kept():
 def test_no_model_no_choice():
     assert climb({}, Y, BLOCKS) is None
     assert climb({"fallback": losses(1.0)}, Y, BLOCKS) == Climb("fallback", "only-one")
+
+
+def test_a_blend_lies_between_the_two_models_and_leaves_both_alone():
+    base, tuned = np.zeros(3, dtype=np.float32), np.array([1.0, -2.0, 4.0], dtype=np.float32)
+    assert blended(base, tuned, 0.5).tolist() == [0.5, -1.0, 2.0]
+    assert blended(base, tuned, 1.0) is tuned
+    assert not base.any()

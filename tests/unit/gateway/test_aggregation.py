@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from gateway.aggregation import ClippedMean, FedAdam, FedAvg, ServerState, Sum, row_weights
+from gateway.aggregation import ClippedMean, FedAdam, FedAvg, Momentum, ServerState, Sum, row_weights
 from gateway.aggregation.base import RuleState
 
 
@@ -95,6 +95,15 @@ def test_sum_moves_by_the_delta():
     outcome = Sum().next(ServerState.fresh(), delta)
     assert outcome.move.tolist() == [1.0, -2.0]
     assert outcome.state.step == 1
+
+
+def test_momentum_goes_on_in_the_direction_of_the_last_rounds():
+    delta = np.array([1.0, -2.0], dtype=np.float32)
+    state, first = Momentum(0.5).next(ServerState.fresh(), delta)
+    state, second = Momentum(0.5).next(ServerState.from_bytes(state.to_bytes()), delta)
+    np.testing.assert_array_equal(first, delta)
+    np.testing.assert_array_equal(second, 1.5 * delta)
+    assert state.step == 2
 
 
 def test_fedadam_by_hand():

@@ -85,3 +85,30 @@ def test_a_result_that_overflows_is_no_model():
     )
     assert model is None
     assert result.reason == "not-finite"
+
+
+def aggregate(role, devices, family_id=None):
+    return Aggregate(TrainTarget(role=role, family_id=family_id, base=weights_digest(BASE)), devices)
+
+
+def test_the_encoder_of_an_expert_moves_by_the_updates_of_all_devices_and_its_head_by_its_own():
+    aggregator = Aggregator(DEFAULT_SPEC, AggregationConfig(rule="fedavg"))
+    fallback, expert = aggregate("fallback", ("a", "b")), aggregate("expert", ("b",), "family-1")
+    updates = [(fallback, [stored("a", 0.2), stored("b", 9.0)]), (expert, [stored("b", 0.4)])]
+    encoder = aggregator.encoder_delta(updates)
+    assert encoder == pytest.approx(0.3)  # b counts with its expert, not with the fallback it trained as well
+    _, model = aggregator.run(
+        expert, updates[1][1], BASE, ServerState.fresh(), number=4, signer=NoSigner(), encoder=encoder
+    )
+    theta = theta_of(model)
+    assert theta[: len(encoder)] == pytest.approx(1.3)
+    assert theta[len(encoder) :] == pytest.approx(1.4)
+
+
+@pytest.mark.parametrize("common", [True, False])
+def test_one_model_alone_or_encoders_of_their_own_have_no_common_delta(common):
+    aggregator = Aggregator(DEFAULT_SPEC, AggregationConfig(common_encoder=common))
+    one = (aggregate("fallback", ("a",)), [stored("a", 0.2)])
+    two = (aggregate("expert", ("b",), "family-1"), [stored("b", 0.4)])
+    assert aggregator.encoder_delta([one]) is None
+    assert (aggregator.encoder_delta([one, two]) is not None) == common

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from testbed.simulation.arms.families import signatures
+from testbed.simulation.arms.search import signatures
 from testbed.simulation.arms.table import ARMS, TRIALS
 from testbed.simulation.bench import Bench, Budget
 from testbed.simulation.generator import Scenario, make_fleet
