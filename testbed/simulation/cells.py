@@ -79,9 +79,13 @@ def generated_cells() -> list[Cell]:
         ),
         Cell("concept+feature, few rows", "concept", _SOME, 5, replace(_BOTH, rows=_SCARCE)),
         Cell("concept, few rows", "concept", _SOME, 5, replace(_BOTH, feature_shift=0.0, rows=_SCARCE)),
-        *(Cell(f"feature a={a:g}", "feature", _SOME, 5, Scenario(alpha=a)) for a in ALPHAS if a != Scenario().alpha),
         *(
-            Cell(f"concept+feature a={a:g}", "concept", _SOME, 5, replace(_BOTH, alpha=a))
+            Cell(f"feature a={a:g}", "feature", _SOME, 5, Scenario(alpha=a), tuned_as=feature)
+            for a in ALPHAS
+            if a != Scenario().alpha
+        ),
+        *(
+            Cell(f"concept+feature a={a:g}", "concept", _SOME, 5, replace(_BOTH, alpha=a), tuned_as=both)
             for a in ALPHAS
             if a != _BOTH.alpha
         ),

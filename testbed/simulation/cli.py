@@ -32,6 +32,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seeds", type=int, default=10, help="paired reporting seeds (default: 10)")
     parser.add_argument("--processes", type=int, default=2, help="worker processes (default: 2)")
     parser.add_argument("--public", default="", help="published sets below <data>/public, separated by commas")
+    parser.add_argument(
+        "--checkpoints", type=Path, help="folder of finished cells; a sweep that was stopped goes on there"
+    )
     parser.add_argument("--cells", help="only cells whose name contains one of these words, separated by commas")
 
 
@@ -52,6 +55,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Run the benchmark and write its results; the last line of output is one JSON object."""
     for variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ.setdefault(variable, "1")
+    import testbed
+    from testbed.simulation.checkpoints import Checkpoints, program_digest
     from testbed.simulation.summary import table
     from testbed.simulation.sweep import CellResult, run_sweep
 
@@ -72,7 +77,8 @@ def run(arguments: argparse.Namespace) -> int:
             if not arguments.quick:
                 _write(arguments.out, record, [(r.cell.name, table(r)) for r in done])
 
-        run_sweep(cells, settings, take)
+        checkpoints = Checkpoints(arguments.checkpoints, program_digest(Path(testbed.__file__).parents[1]))
+        run_sweep(cells, settings, take, checkpoints)
     if missing:
         print(f"\n{missing}", file=sys.stderr)
     where = "quick mode: nothing is written" if arguments.quick else f"results in {arguments.out}"
@@ -83,11 +89,12 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _settings(arguments: argparse.Namespace) -> "SweepSettings":
     from testbed.simulation.bench import Budget
-    from testbed.simulation.sweep import SweepSettings
+    from testbed.simulation.sweep import FIRST_REPORT_SEED, SweepSettings
 
-    if arguments.quick:
+    if arguments.quick:  # a look at the program, on seeds that are not reported
         return SweepSettings((1, 2), (), Budget(rounds=8, steps=6), arguments.processes)
-    return SweepSettings(tuple(range(1, arguments.seeds + 1)), processes=arguments.processes)
+    seeds = tuple(range(FIRST_REPORT_SEED, FIRST_REPORT_SEED + arguments.seeds))
+    return SweepSettings(seeds, processes=arguments.processes)
 
 
 def _cells(arguments: argparse.Namespace, scratch: Path) -> "tuple[list[Cell], str]":
@@ -134,6 +141,8 @@ def _record(
         "tuning_seeds": list(settings.tuning_seeds),
         "budget": asdict(settings.budget),
         "duration_s": round(duration_s),
+        "cells_wall_s": round(sum(result.wall_s for result in results)),
+        "cells_cpu_s": round(sum(result.cpu_s for result in results)),
         "missing": missing,
         "cells": summarise(results),
         "bars": {name: asdict(bar) for name, bar in found.items()},

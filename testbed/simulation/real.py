@@ -6,6 +6,7 @@ and no row is tested beside the rows it was trained with.
 """
 
 import csv
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,6 +82,16 @@ def real_fleet(real: RealClients, seed: int) -> Fleet:
     n = len(parts)
     names = tuple(client.name for client in real.clients)
     return Fleet(real.layout, train, validation, test, np.zeros(n, dtype=np.int64), np.zeros(n, dtype=np.bool_), names)
+
+
+def digest_of(real: RealClients) -> str:
+    """Return a digest of the rows of all clients."""
+    digest = hashlib.sha256(repr(real.layout).encode())
+    for client in real.clients:
+        digest.update(client.name.encode())
+        digest.update(client.x.tobytes())
+        digest.update(client.y.tobytes())
+    return digest.hexdigest()
 
 
 def load_kitsune(data: Path) -> RealClients:

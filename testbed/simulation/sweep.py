@@ -1,17 +1,20 @@
 """Tune every method with the same number of trials on tuning seeds, then run it on reporting seeds."""
 
 import multiprocessing
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from testbed.simulation.arms.table import ARMS
 from testbed.simulation.bench import Budget
 from testbed.simulation.cells import Cell
+from testbed.simulation.checkpoints import Checkpoints, Finished
 from testbed.simulation.measures import Figures, figures
+from testbed.simulation.real import digest_of
 
-TUNING_SEEDS = (1_000, 1_001, 1_002)
+TUNING_SEEDS = (1_000, 1_001)
 """Of trials. Seeds 1 to 1,009 and 9,000 and up were looked at while generator and methods were shaped."""
 FIRST_REPORT_SEED = 3_001
 """Seeds from here on were looked at by the command alone."""
@@ -51,11 +54,15 @@ class CellResult:
         Chosen settings by method.
     runs
         Figures by method, in the order of the seeds.
+    wall_s, cpu_s
+        What it took, its tuning included; the CPU time is that of all processes.
     """
 
     cell: Cell
     settings: Mapping[str, Mapping[str, Any]]
     runs: Mapping[str, Sequence[Figures]]
+    wall_s: float = 0.0
+    cpu_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +77,10 @@ _context: tuple[Sequence[Cell], Budget] | None = None
 
 
 def run_sweep(
-    cells: Sequence[Cell], settings: SweepSettings, on_cell: Callable[[CellResult], None] = lambda _: None
+    cells: Sequence[Cell],
+    settings: SweepSettings,
+    on_cell: Callable[[CellResult], None] = lambda _: None,
+    checkpoints: Checkpoints | None = None,
 ) -> list[CellResult]:
     """Run all cells.
 
@@ -82,6 +92,8 @@ def run_sweep(
         How much.
     on_cell
         Called after each cell, for progress.
+    checkpoints
+        Where finished cells are kept and looked for; nowhere if ``None``.
 
     Raises
     ------
@@ -90,21 +102,20 @@ def run_sweep(
     """
     if set(settings.seeds) & set(settings.tuning_seeds):
         raise ValueError("a seed is both for tuning and for reporting")
-    chosen: dict[str, dict[str, Mapping[str, Any]]] = {}
+    kept = checkpoints or Checkpoints(None, "")
+    chosen: dict[str, Mapping[str, Mapping[str, Any]]] = {}
     results = []
     _enter(cells, settings.budget)
     pool = _pool(cells, settings) if settings.processes > 1 else None
     try:
         for number, cell in enumerate(cells):
-            chosen[cell.name] = chosen.get(cell.tuned_as or "") or _tune(number, cell, settings, pool)
-            tasks = [
-                _Task(number, arm, _for_arm(arm, chosen[cell.name], cell), seed)
-                for arm in cell.arms
-                for seed in settings.seeds
-            ]
-            done = iter(_map(pool, tasks))
-            runs = {arm: [next(done) for _ in settings.seeds] for arm in cell.arms}
-            results.append(CellResult(cell, {arm: _for_arm(arm, chosen[cell.name], cell) for arm in cell.arms}, runs))
+            task = _facts(cell, settings)
+            finished = kept.load(cell.name, task)
+            if finished is None:
+                finished = _run_cell(number, cell, settings, pool, chosen.get(cell.tuned_as or ""))
+                kept.save(cell.name, task, finished)
+            chosen[cell.name] = {arm: finished.settings[arm] for arm in cell.arms if ARMS[arm].trials}
+            results.append(CellResult(cell, finished.settings, finished.runs, finished.wall_s, finished.cpu_s))
             on_cell(results[-1])
     finally:
         if pool is not None:
@@ -112,10 +123,42 @@ def run_sweep(
     return results
 
 
+def _facts(cell: Cell, settings: SweepSettings) -> dict[str, Any]:
+    """Return everything that decides a cell's figures, besides the program."""
+    return {
+        "arms": list(cell.arms),
+        "scenario": None if cell.scenario is None else asdict(cell.scenario),
+        "clients": None if cell.clients is None else digest_of(cell.clients),
+        "tuned_as": cell.tuned_as,
+        "seeds": list(settings.seeds),
+        "tuning_seeds": list(settings.tuning_seeds),
+        "budget": asdict(settings.budget),
+    }
+
+
+def _run_cell(
+    number: int,
+    cell: Cell,
+    settings: SweepSettings,
+    pool: ProcessPoolExecutor | None,
+    tuned: Mapping[str, Mapping[str, Any]] | None,
+) -> Finished:
+    """Tune a cell, unless it has the settings of another, and run it."""
+    started = time.monotonic()
+    chosen, spent = (tuned, 0.0) if tuned is not None else _tune(number, cell, settings, pool)
+    by_arm = {arm: _for_arm(arm, chosen, cell) for arm in cell.arms}
+    tasks = [_Task(number, arm, by_arm[arm], seed) for arm in cell.arms for seed in settings.seeds]
+    done = list(_map(pool, tasks))
+    each = iter(figures for figures, _ in done)
+    runs = {arm: [next(each) for _ in settings.seeds] for arm in cell.arms}
+    cpu_s = spent + sum(seconds for _, seconds in done)
+    return Finished(by_arm, runs, time.monotonic() - started, cpu_s)
+
+
 def _tune(
     number: int, cell: Cell, settings: SweepSettings, pool: ProcessPoolExecutor | None
-) -> dict[str, Mapping[str, Any]]:
-    """Return the settings with the best mean device F1 on validation seeds, by method."""
+) -> tuple[dict[str, Mapping[str, Any]], float]:
+    """Return the settings with the best mean device F1 on tuning seeds, by method, and the CPU seconds it took."""
     arms = sorted({ARMS[arm].tuned_as or arm for arm in cell.arms}, key=list(ARMS).index)
     tasks = [
         _Task(number, arm, {**trial, **_resolved(ARMS[arm].fixed, cell)}, seed)
@@ -123,12 +166,13 @@ def _tune(
         for trial in ARMS[arm].trials
         for seed in settings.tuning_seeds
     ]
-    done = iter(_map(pool, tasks))
+    done = list(_map(pool, tasks))
+    each = iter(figures.f1 for figures, _ in done)
     chosen = {}
     for arm in arms:
-        scores = [sum(next(done).f1 for _ in settings.tuning_seeds) for _ in ARMS[arm].trials]
+        scores = [sum(next(each) for _ in settings.tuning_seeds) for _ in ARMS[arm].trials]
         chosen[arm] = ARMS[arm].trials[scores.index(max(scores))]
-    return chosen
+    return chosen, sum(seconds for _, seconds in done)
 
 
 def _for_arm(arm: str, chosen: Mapping[str, Mapping[str, Any]], cell: Cell) -> dict[str, Any]:
@@ -145,12 +189,14 @@ def _enter(cells: Sequence[Cell], budget: Budget) -> None:
     _context = (cells, budget)
 
 
-def _run(task: _Task) -> Figures:
+def _run(task: _Task) -> tuple[Figures, float]:
     if _context is None:
         raise RuntimeError("the worker was not entered")
     cells, budget = _context
+    started = time.process_time()
     bench = cells[task.cell].bench(task.seed, budget)
-    return figures(bench, ARMS[task.arm].run(bench, task.settings))
+    result = figures(bench, ARMS[task.arm].run(bench, task.settings))
+    return result, time.process_time() - started
 
 
 def _pool(cells: Sequence[Cell], settings: SweepSettings) -> ProcessPoolExecutor:
@@ -160,5 +206,5 @@ def _pool(cells: Sequence[Cell], settings: SweepSettings) -> ProcessPoolExecutor
     )
 
 
-def _map(pool: ProcessPoolExecutor | None, tasks: list[_Task]) -> Iterable[Figures]:
+def _map(pool: ProcessPoolExecutor | None, tasks: list[_Task]) -> Iterable[tuple[Figures, float]]:
     return map(_run, tasks) if pool is None else pool.map(_run, tasks, chunksize=4)

@@ -100,5 +100,5 @@ ARMS: dict[str, Arm] = {
     "ours": Arm(families, _OURS, fixed=_FULL),
     "ours: oracle + ladder": Arm(families, tuned_as="ours", fixed={**_FULL, "oracle": True}),
 }
-"""In the order of the tables. ``ours``: double clustering, one encoder for all, the loss over each device's own classes,
-the ladder, and experts only where families disagree."""
+"""In the order of the tables. ``ours``: double clustering, one encoder for all, the loss over each device's own
+classes, the ladder, and experts only where families disagree."""
