@@ -9,6 +9,7 @@ import numpy.typing as npt
 from contract.canonical import canonical_json, sha256_hex
 from contract.messages import ModelUpdate, RoundTask
 from contract.model import ModelSpec
+from device_agent.encoding import ErrorFeedback
 from device_agent.events import Job
 from device_agent.inference.engine import Engine, Floats
 from device_agent.labels.source import Source
@@ -216,7 +217,9 @@ def protect(delta: Floats, task: RoundTask, rng: np.random.Generator) -> Floats:
     return result
 
 
-def make_update(outcome: Outcome, validation: Rows, engine: Engine, rng: np.random.Generator) -> ModelUpdate:
+def make_update(
+    outcome: Outcome, validation: Rows, engine: Engine, rng: np.random.Generator, forms: ErrorFeedback
+) -> ModelUpdate:
     """Return the update of a round's job; in private mode it tells neither rows nor losses nor time.
 
     Parameters
@@ -229,12 +232,14 @@ def make_update(outcome: Outcome, validation: Rows, engine: Engine, rng: np.rand
         Measures them.
     rng
         For the noise of the private mode.
+    forms
+        Makes the bytes.
     """
     task, target = outcome.job.task, outcome.job.target
     if task is None or target is None:
         raise ValueError("only a round's job gives an update")
     theta = outcome.finished.result.theta
-    delta = protect(theta - outcome.base, task, rng).astype("<f4").tobytes()
+    delta = forms.encode(task, target, protect(theta - outcome.base, task, rng).astype(np.float32))
     open_ = task.clip_norm is None
     told = validation if open_ else validation.select(np.zeros(len(validation), dtype=bool))
     before, after = (joint_loss(engine, t, told, task.recon_weight) for t in (outcome.base, theta))
@@ -246,6 +251,7 @@ def make_update(outcome: Outcome, validation: Rows, engine: Engine, rng: np.rand
         family_id=target.family_id,
         spec_id=task.spec_id,
         base=target.base,
+        delta_encoding=task.delta_encoding,
         delta=delta,
         delta_digest=sha256_hex(delta),
         rows=len(outcome.rows.y) if open_ else 1,

@@ -21,6 +21,7 @@ from contract.topics import (
     UPDATE,
 )
 from device_agent.choosing import Chosen, calibrated, choose_detector, score_exam, self_check
+from device_agent.encoding import ErrorFeedback
 from device_agent.events import (
     AdoptLocal,
     AnnounceDevice,
@@ -93,6 +94,7 @@ class Performer:
         self._workshop = Workshop(parts, self._rng)
         self._chosen: dict[int, Chosen] = {}
         self._last_active = _still_active(parts)
+        self._forms = ErrorFeedback()
         self._alert_number = 0
         if self._last_active is not None:
             parts.pipeline.drift.set_reference(parts.evidence().benign_train)
@@ -226,7 +228,8 @@ class Performer:
 
     def _send_update(self, job_key: str) -> None:
         outcome = self.outcomes.pop(job_key)
-        update = make_update(outcome, self._parts.buffer.rows(Split.VALIDATION), self._parts.engine, self._rng)
+        validation = self._parts.buffer.rows(Split.VALIDATION)
+        update = make_update(outcome, validation, self._parts.engine, self._rng, self._forms)
         self._parts.post.replace("update", UPDATE, update.update_id, update)
 
     def _adopt(self, job_key: str, request: int) -> None:

@@ -21,6 +21,7 @@ NONSENSE = frozenset(
         "foreign-device",
         "delta-digest",
         "weights-length",
+        "weights-scale",
         "weights-not-finite",
         "norm-bound",
         "wrong-spec",

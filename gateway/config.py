@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from contract.messages.learning import DeltaEncoding
 from contract.messages.transfer import INLINE_BYTES
 from gateway.errors import ConfigError
 
@@ -157,6 +158,8 @@ class RoundsConfig(_Section):
         Fraction of the invited whose updates the fallback needs at the deadline.
     local_epochs, learning_rate, proximal_mu, recon_weight
         Settings of the local training.
+    delta_encoding
+        Form of the updates: ``float32``, or ``q8``, a quarter of the bytes for slow links.
     mode
         ``robust``: single updates are seen and screened; ``private``: devices shorten their updates and add noise, and
         families are found by traffic alone.
@@ -177,6 +180,7 @@ class RoundsConfig(_Section):
     learning_rate: float = Field(default=0.008, gt=0.0, le=1.0)
     proximal_mu: float = Field(default=0.1, ge=0.0, le=100.0)
     recon_weight: float = Field(default=0.5, ge=0.0, le=100.0)
+    delta_encoding: DeltaEncoding = "float32"
     mode: Literal["robust", "private"] = "robust"
     clip_norm: float = Field(default=1.0, gt=0.0, le=1e6)
     noise_multiplier: float = Field(default=1.0, gt=0.0, le=1_000.0)

@@ -235,6 +235,7 @@ class GatewayMachine:
                 learning_rate=rounds.learning_rate,
                 proximal_mu=rounds.proximal_mu,
                 recon_weight=rounds.recon_weight,
+                delta_encoding=rounds.delta_encoding,
                 seed=self._config.seed * _SEED_STRIDE + number,
                 deadline_s=rounds.deadline_s,
                 clip_norm=rounds.clip_norm if private else None,

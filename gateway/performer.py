@@ -17,12 +17,14 @@ from contract.messages import (
     EveAlert,
     GatewayState,
     Message,
+    ModelUpdate,
     Receipt,
     RoundTask,
     Versions,
 )
 from contract.messages.transfer import CHUNK_BYTES
-from contract.model import DEFAULT_SPEC, weights_from_bytes
+from contract.model import DEFAULT_SPEC, weights_from_bytes, weights_to_bytes
+from contract.quantise import decode_delta
 from contract.topics import (
     ASSIGNMENT,
     EVALUATION,
@@ -132,7 +134,7 @@ class Performer:
             case OpenRound(number, tasks):
                 self._open_round(number, tasks)
             case AcceptUpdate(number, update):
-                self._store.rounds.add_update(number, update, now_s=time.time())
+                self._store.rounds.add_update(number, _as_float32(update), now_s=time.time())
                 self._receipt(update.device_id, update.update_id, accepted=True, reason="stored")
                 log.info("update-stored", device=update.device_id, update=update.update_id, rows=update.rows)
             case RepeatReceipt(device_id, key):
@@ -358,3 +360,11 @@ class Performer:
         if refusal == "oversize":
             self.counts["publish.oversize"] += 1
             log.warn("publish-refused", topic=topic, bytes=len(payload), reason=refusal)
+
+
+def _as_float32(update: ModelUpdate) -> ModelUpdate:
+    """Return the update as it is stored and averaged, whatever form it came in; it was screened."""
+    if update.delta_encoding == "float32":
+        return update
+    delta = decode_delta(update.delta, update.delta_encoding, n_parameters=DEFAULT_SPEC.n_parameters)
+    return update.model_copy(update={"delta_encoding": "float32", "delta": weights_to_bytes(delta)})

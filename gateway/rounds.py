@@ -326,6 +326,8 @@ class RoundMachine:
             return "update-id"
         if update.spec_id != task.spec_id:
             return "wrong-spec"
+        if update.delta_encoding != task.delta_encoding:
+            return "wrong-encoding"
         return "wrong-base" if update.base != target.base else None
 
     def _close_if_due(self, now: float) -> list[RoundEffect]:

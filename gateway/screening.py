@@ -5,7 +5,7 @@ import numpy as np
 from contract.canonical import sha256_hex
 from contract.errors import WeightsError
 from contract.messages import ModelUpdate
-from contract.model import weights_from_bytes
+from contract.quantise import decode_delta
 
 
 def content_refusal(
@@ -27,8 +27,8 @@ def content_refusal(
     Returns
     -------
     str or None
-        ``foreign-device``, ``wrong-spec``, ``no-rows``, ``delta-digest``, ``weights-length``, ``weights-not-finite`` or
-        ``norm-bound``.
+        ``foreign-device``, ``wrong-spec``, ``no-rows``, ``delta-digest``, ``weights-length``, ``weights-scale``,
+        ``weights-not-finite`` or ``norm-bound``.
     """
     if update.device_id != device_id:
         return "foreign-device"
@@ -39,7 +39,7 @@ def content_refusal(
     if sha256_hex(update.delta) != update.delta_digest:
         return "delta-digest"
     try:
-        delta = weights_from_bytes(update.delta, n_parameters=n_parameters)
+        delta = decode_delta(update.delta, update.delta_encoding, n_parameters=n_parameters)
     except WeightsError as error:
         return error.reason
     norm = float(np.linalg.norm(delta.astype(np.float64)))

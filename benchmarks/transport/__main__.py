@@ -1,11 +1,14 @@
 """One round with 10, 100 and 1,000 devices against Mosquitto and the real gateway; and the bytes of an update.
 
-python -m benchmarks.transport load [--devices 10 100 1000] [--json docs/results/transport.json]
-python -m benchmarks.transport bytes [--json docs/results/bytes.json]
+python -m benchmarks.transport [load] [--quick] [--devices 10 100 1000] [--json docs/results/transport.json]
+python -m benchmarks.transport bytes [--quick] [--json docs/results/bytes.json]
+
+Not repeated for other brokers: the gateway is what is measured, and Mosquitto is the broker of every deployment.
 """
 
 import argparse
 import json
+import platform
 import resource
 import shutil
 import socket
@@ -15,7 +18,10 @@ import sys
 import tempfile
 import time
 from contextlib import closing
+from datetime import UTC, datetime
+from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from benchmarks.transport import sizes
 from gateway.broker_files import SETTINGS
@@ -146,24 +152,64 @@ def rss_kb(pid: int) -> int:
         return 0
 
 
+def headline(name: str) -> dict[str, object]:
+    """Return what every result begins with."""
+    shown = subprocess.run([str(MOSQUITTO), "-h"], capture_output=True, text=True, check=False, timeout=10).stdout
+    cpu = next((line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")), ":")
+    return {
+        "name": name,
+        "date": datetime.now(UTC).date().isoformat(),
+        "versions": {
+            "python": platform.python_version(),
+            "numpy": metadata.version("numpy"),
+            "paho-mqtt": metadata.version("paho-mqtt"),
+            "mosquitto": shown.splitlines()[0].removeprefix("mosquitto version ") if shown else "",
+        },
+        "cpu": cpu.split(":", 1)[1].strip(),
+    }
+
+
+def judge(runs: list[dict[str, Any]]) -> dict[str, object]:
+    """Return ratios and bars of the load runs."""
+    first, last = runs[0], runs[-1]
+    lost = sum(r["lost"] + r["acknowledged_not_stored"] + r["waiting"] + (r["sent"] != r["devices"]) for r in runs)
+    twice = sum(not r["stored_once"] for r in runs)
+    more = last["devices"] / first["devices"]
+    memory = (last["gateway_peak_rss_mb"] - first["gateway_peak_rss_mb"]) / max(1, last["devices"] - first["devices"])
+    return {
+        "ratios": {
+            f"gateway CPU per update, {last['devices']} over {first['devices']} devices": round(
+                last["gateway_cpu_ms_per_update"] / max(0.01, first["gateway_cpu_ms_per_update"]), 2
+            ),
+            f"round time, {more:g} times the devices": round(last["round_s"] / max(0.01, first["round_s"]), 1),
+            "gateway MB per further device": round(memory, 3),
+        },
+        "bars": {
+            "updates lost or unanswered": {"value": lost, "bar": 0, "ok": lost == 0},
+            "runs with an update stored twice": {"value": twice, "bar": 0, "ok": twice == 0},
+            "devices": {"value": last["devices"], "bar": 1_000, "ok": last["devices"] >= 1_000},
+        },
+    }
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("what", choices=("load", "bytes"))
+    parser.add_argument("what", nargs="?", choices=("load", "bytes"), default="load")
+    parser.add_argument("--quick", action="store_true", help="10 and 50 devices, or one seed: whether it runs")
     parser.add_argument("--devices", type=int, nargs="+", default=[10, 100, 1_000])
     parser.add_argument("--seconds", type=float, default=240.0, help="deadline of the round")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     if arguments.what == "bytes":
-        result: object = sizes.measure()
+        result = headline("bytes") | sizes.measure(quick=arguments.quick)
     else:
-        result = [load(devices, arguments.seconds) for devices in arguments.devices]
-    text = json.dumps(result, indent=1) + "\n"
+        runs = [load(devices, arguments.seconds) for devices in ([10, 50] if arguments.quick else arguments.devices)]
+        result = headline("transport") | judge(runs) | {"runs": runs}
     if arguments.json:
-        arguments.json.write_text(text)
-    print(text, end="")
-    if arguments.what == "load":
-        return 0 if all(not r["lost"] and r["sent"] == r["devices"] for r in result) else 1
-    return 0
+        arguments.json.write_text(json.dumps(result, indent=1) + "\n")
+    print(json.dumps(result))
+    bars: dict[str, Any] = result["bars"]
+    return 0 if arguments.quick or all(bar["ok"] for bar in bars.values()) else 1
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from contract.messages.base import Count, Message, Micros, Real, Slug, Text
 from contract.model import MAX_PARAMETERS, ModelId, Role
 
 MAX_UPDATE_BYTES = 4 * MAX_PARAMETERS
+DeltaEncoding = Literal["float32", "q8"]
 ClassName = Annotated[str, Field(pattern=r"^[a-z0-9_]{1,32}$")]
 
 
@@ -74,6 +75,8 @@ class RoundTask(Message):
         Settings of the local training.
     seed
         Seed of the round; the device mixes in its id.
+    delta_encoding
+        Form of the delta that is wanted: ``float32``, or ``q8`` (``contract.quantise``), a quarter of its bytes.
     deadline_s
         Seconds from when the gateway opened the round; a device counts from receipt, so it never works longer.
     clip_norm, noise_multiplier
@@ -91,6 +94,7 @@ class RoundTask(Message):
     proximal_mu: Real = Field(ge=0.0, le=100.0)
     recon_weight: Real = Field(ge=0.0, le=100.0)
     seed: Count
+    delta_encoding: DeltaEncoding = "float32"
     deadline_s: Real = Field(gt=0.0, le=86_400.0)
     clip_norm: Real | None = Field(default=None, gt=0.0, le=1e6)
     noise_multiplier: Real | None = Field(default=None, gt=0.0, le=1_000.0)
@@ -109,8 +113,10 @@ class ModelUpdate(Message):
     ----------
     update_id
         ``<round>-<device>-<role>``; the same id is counted once, however often it arrives.
+    delta_encoding
+        Form of ``delta``; that of the task.
     delta
-        Little-endian float32, ``theta - base``.
+        ``theta - base``: little-endian float32, or ``q8``.
     delta_digest
         SHA-256 of ``delta``.
     rows
@@ -132,6 +138,7 @@ class ModelUpdate(Message):
     family_id: FamilyId | None = None
     spec_id: Digest
     base: Digest
+    delta_encoding: DeltaEncoding = "float32"
     delta: bytes = Field(max_length=MAX_UPDATE_BYTES)
     delta_digest: Digest
     rows: Count

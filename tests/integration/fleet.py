@@ -28,7 +28,8 @@ from contract.messages import (
     Status,
     Telemetry,
 )
-from contract.model import DEFAULT_SPEC, weights_to_bytes
+from contract.model import DEFAULT_SPEC
+from contract.quantise import encode_delta
 from contract.signatures import pack_log_std, pack_mean
 from contract.topics import ASSIGNMENT, BIRTH, RECEIPT, ROOT, SIGNATURE, STATUS, TASK, TELEMETRY, UPDATE, Topic, parse
 
@@ -75,7 +76,7 @@ def updates_for(task: RoundTask, *, scale: float = 0.01) -> list[ModelUpdate]:
     for target in task.targets:
         seed = [task.round_number, *task.device_id.encode(), *target.role.encode()]
         delta = np.random.default_rng(seed).normal(0.0, scale, DEFAULT_SPEC.n_parameters).astype(np.float32)
-        data = weights_to_bytes(delta)
+        data = encode_delta(delta, task.delta_encoding)
         result.append(
             ModelUpdate(
                 update_id=f"{task.round_id}-{task.device_id}-{target.role}",
@@ -85,6 +86,7 @@ def updates_for(task: RoundTask, *, scale: float = 0.01) -> list[ModelUpdate]:
                 family_id=target.family_id,
                 spec_id=task.spec_id,
                 base=target.base,
+                delta_encoding=task.delta_encoding,
                 delta=data,
                 delta_digest=sha256_hex(data),
                 rows=500,

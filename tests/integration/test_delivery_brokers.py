@@ -46,9 +46,9 @@ def broker(broker_name):
 
 
 @pytest.fixture
-def rig(tmp_path, broker):
+def rig(tmp_path, broker, request):
     extra = "[screening]\nburst_messages = 300\nmessages_per_s = 20\nstrikes = 8\nquarantine_s = 3600"
-    program = Gateway(tmp_path, broker, rounds=ROUNDS, extra=extra)
+    program = Gateway(tmp_path, broker, rounds=ROUNDS + getattr(request, "param", ""), extra=extra)
     program.start()
     fleet = Fleet(broker, CAMERAS)
     yield program, fleet, broker
@@ -186,6 +186,22 @@ def test_each_kind_of_bad_update_is_refused_with_its_reason(rig):
     assert data["rounds"][0]["updates"] == 4
     # Stepping down to MQTT 3.1.1 is one connection; a second one under the same id would cost both with amqtt.
     assert program.log.read_text().count("event=broker-connected") == 1
+
+
+@pytest.mark.parametrize("rig", ['\ndelta_encoding = "q8"'], indirect=True)
+def test_a_round_of_quantised_updates(rig):
+    program, fleet, _ = rig
+    fleet.answers = False
+    tasks = join_all(fleet)
+    (plain,) = updates_for(tasks["cam-0"].model_copy(update={"delta_encoding": "float32"}))
+    fleet.say(UPDATE, plain)
+    fleet.wait(lambda: {r.reason for r in fleet.receipts} == {"wrong-encoding"})
+    for device in CAMERAS:
+        fleet.answer(tasks[device])
+    data = eventually(program, lambda d: d["rounds_done"] == 1)
+    assert data["rounds"][0]["reason"] == "complete"
+    assert data["rounds"][0]["targets"][0]["measurements"]["clients"] == 4
+    assert data["rounds"][0]["targets"][0]["reason"] == "aggregated"
 
 
 def test_versions_are_retained_and_a_birth_of_another_major_is_counted(rig):

@@ -273,3 +273,10 @@ def test_the_last_one_that_is_waited_for_is_gone():
     assert isinstance(close, CloseRound)
     assert close.aggregations[0].devices == ("a",)
     assert machine.handle(ParticipantGone("b"), 2.5) == []
+
+
+def test_an_update_in_another_form_than_the_task_wants_is_refused():
+    machine = opened("a", "b")
+    other = update("a", 1).model_copy(update={"delta_encoding": "q8"})
+    (refused,) = send(machine, "a", other)
+    assert refused == RefuseUpdate("a", other.update_id, "wrong-encoding")
