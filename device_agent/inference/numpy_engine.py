@@ -1,19 +1,13 @@
 """The NumPy engine: for detection, for boards without a LiteRT wheel, and the oracle of the tests."""
 
-from typing import Any
-
 import numpy as np
-import numpy.typing as npt
 
 from contract.layout import Layout
-from contract.taxonomy import BENIGN_INDEX
 from device_agent.inference.engine import Evaluation, Floats, Gradient, Inference, Labels, check_shapes
+from device_agent.inference.scoring import Layers, Real, ScoringPlan
 
 _EPSILON = 1e-6
 _CHUNK_ROWS = 1024
-
-Real = npt.NDArray[np.floating[Any]]
-Layers = list[tuple[Real, Real]]
 
 
 class NumpyEngine:
@@ -36,8 +30,10 @@ class NumpyEngine:
         n_layers = len(self._cuts) // 2
         self._classifier = self._depth if layout.classifies else None
         self._decoder = range(self._depth + layout.classifies, n_layers)
+        self._planned_theta: Real | None = None
         self._cut_theta: Real | None = None
         self._pieces: Layers = []
+        self._kept_plan: ScoringPlan
 
     @property
     def layout(self) -> Layout:
@@ -96,12 +92,12 @@ class NumpyEngine:
     def infer(self, theta: Floats, x: Floats) -> Inference:
         """Return probabilities and errors; see :class:`~device_agent.inference.engine.Engine`."""
         check_shapes(self._layout, theta, x)
-        layers = self._layers(theta)
-        probs = np.zeros((len(x), self._layout.classes), dtype=np.float32)
-        err = np.zeros(len(x), dtype=np.float32)
+        plan = self._plan(theta)
+        probs = np.empty((len(x), self._layout.classes), dtype=np.float32)
+        err = np.empty(len(x), dtype=np.float32)
         for start in range(0, len(x), _CHUNK_ROWS):  # activations of one chunk stay in the cache
             rows = slice(start, start + _CHUNK_ROWS)
-            self._score(layers, x[rows], probs[rows], err[rows])
+            plan.score(x[rows], probs[rows], err[rows])
         return Inference(probs, err)
 
     def evaluate(self, theta: Floats, x: Floats, y: Labels, wc: Floats, wr: Floats) -> Evaluation:
@@ -127,32 +123,14 @@ class NumpyEngine:
             confusion=confusion,
         )
 
-    def _score(self, layers: Layers, x: Real, probs: Real, err: Real) -> None:
-        """Write what :meth:`infer` returns for a few rows; no activation is kept, and arrays are reused."""
-        hidden = x
-        for weight, bias in layers[: self._depth]:
-            hidden = hidden @ weight
-            hidden += bias
-            np.maximum(hidden, 0.0, out=hidden)
-        if self._classifier is None:
-            probs[:, BENIGN_INDEX] = 1.0
-        else:
-            weight, bias = layers[self._classifier]
-            np.matmul(hidden, weight, out=probs)
-            probs += bias
-            probs -= probs.max(axis=1, keepdims=True)
-            np.exp(probs, out=probs)
-            probs /= probs.sum(axis=1, keepdims=True)
-        for index in self._decoder:
-            weight, bias = layers[index]
-            hidden = hidden @ weight
-            hidden += bias
-            if index < self._decoder[-1]:
-                np.maximum(hidden, 0.0, out=hidden)
-        if len(self._decoder):
-            hidden -= x
-            np.einsum("ij,ij->i", hidden, hidden, out=err)
-            err /= self._layout.inputs
+    def _plan(self, theta: Real) -> ScoringPlan:
+        """Return the matrices for scoring; they are kept for weights that cannot change behind their back."""
+        if theta is not self._planned_theta or theta.flags.writeable:
+            layers = self._layers(theta)
+            classifier = None if self._classifier is None else layers[self._classifier]
+            self._kept_plan = ScoringPlan(layers[: self._depth], classifier, [layers[index] for index in self._decoder])
+            self._planned_theta = theta
+        return self._kept_plan
 
     def _layers(self, theta: Real) -> Layers:
         if theta is not self._cut_theta:  # the pieces are views: they follow a vector that is trained in place

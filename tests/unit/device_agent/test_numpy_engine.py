@@ -162,3 +162,29 @@ def test_weights_that_are_trained_in_place_are_seen():
     assert not np.allclose(before, changed)
     np.testing.assert_array_equal(NumpyEngine(TINY).infer(theta, b.x).err, changed)
     np.testing.assert_array_equal(engine.infer(b.theta, b.x).err, before)
+
+
+@pytest.mark.parametrize("layout", [TINY, DEEP, SHALLOW, CLASSIFIER, AUTOENCODER, REAL], ids=str)
+def test_scoring_says_what_evaluation_says(layout):
+    """Scoring has matrices of its own; the sums of evaluation come from the layers one by one."""
+    engine, b = NumpyEngine(layout), batch(layout, 40, seed=8)
+    seen = engine.infer(b.theta, b.x)
+    ones = np.ones(len(b.x), dtype=np.float32)
+    y = np.zeros(len(b.x), dtype=np.int32)
+    sums = engine.evaluate(b.theta, b.x, y, ones, ones)
+    assert seen.err.sum() == pytest.approx(sums.loss_recon_sum, rel=1e-5)
+    assert -np.log(seen.probs[:, 0]).sum() == pytest.approx(sums.loss_class_sum, rel=1e-5, abs=1e-6)
+    np.testing.assert_allclose(seen.probs.sum(axis=1), 1.0, rtol=1e-5)
+
+
+def test_scoring_follows_weights_that_are_changed_in_place_and_keeps_those_that_cannot_be():
+    engine, b = NumpyEngine(TINY), batch(TINY, 4)
+    theta = b.theta.copy()
+    before = engine.infer(theta, b.x)
+    theta *= 1.5
+    after = engine.infer(theta, b.x)
+    np.testing.assert_array_equal(after.probs, NumpyEngine(TINY).infer(theta.copy(), b.x).probs)
+    assert (after.err != before.err).all()
+    theta.flags.writeable = False
+    engine.infer(theta, b.x)
+    assert engine._plan(theta) is engine._plan(theta)
