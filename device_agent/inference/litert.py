@@ -1,6 +1,7 @@
 """The LiteRT engine; the only module of the agent that loads a LiteRT runtime."""
 
 from importlib import import_module
+from threading import get_ident
 from typing import Any
 
 import numpy as np
@@ -40,6 +41,7 @@ class LiteRTEngine:
 
     def __init__(self, layout: Layout, blob: bytes) -> None:
         self._layout = layout
+        self._owner: int | None = None
         self._run = open_interpreter(blob, ("grad", "infer", "evaluate"))
         self._inputs = {name: frozenset(run.get_input_details()) for name, run in self._run.items()}
 
@@ -93,7 +95,7 @@ class LiteRTEngine:
             probs[:, BENIGN_INDEX] = 1.0
         for start in range(0, len(x), _CHUNK_ROWS):
             rows = slice(start, start + _CHUNK_ROWS)
-            out = self._run["infer"](theta=theta, x=x[rows])
+            out = self._call("infer", theta=theta, x=x[rows])
             if self._layout.classifies:
                 probs[rows] = out["probs"]
             if self._layout.reconstructs:
@@ -119,7 +121,18 @@ class LiteRTEngine:
         return Evaluation(**sums, confusion=confusion)
 
     def _call(self, signature: str, **given: Any) -> dict[str, Any]:
-        """Run a signature with those inputs that it has: a missing head has none."""
+        """Run a signature with those inputs that it has: a missing head has none.
+
+        Raises
+        ------
+        RuntimeError
+            If another thread than the first one calls.
+        """
+        caller = get_ident()
+        if self._owner is None:
+            self._owner = caller
+        elif caller != self._owner:
+            raise RuntimeError("an interpreter belongs to one thread; a second one needs an engine of its own")
         wanted = self._inputs[signature]
         return dict(self._run[signature](**{name: value for name, value in given.items() if name in wanted}))
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from device_agent.inference.numpy_engine import NumpyEngine
-from tests.unit.device_agent.nets import AUTOENCODER, CLASSIFIER, DEEP, SHALLOW, TINY, batch, relative
+from tests.unit.device_agent.nets import AUTOENCODER, CLASSIFIER, DEEP, REAL, SHALLOW, TINY, batch, relative
 
 
 def joint_loss(engine, b, recon_weight, gamma):
