@@ -28,7 +28,7 @@ from tests.integration.fleet import free_port, wait_for_port
 
 MOSQUITTO = shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin")
 MOSQUITTO_2_1 = os.environ.get("KINWATCH_MOSQUITTO_21")
-"""The program that scripts/fetch-mosquitto-2.1 makes: Debian 12 and 13 have 2.0."""
+"""The program that scripts/fetch-mosquitto makes: Debian 12 and 13 have 2.0."""
 WAIT_S = 10.0
 GATEWAY = "kinwatch-gateway"
 

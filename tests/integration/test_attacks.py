@@ -180,7 +180,7 @@ def without_certificates(config, acl):
 @pytest.fixture(scope="module", params=["2.0", "2.1"])
 def version(request):
     if request.param == "2.1" and MOSQUITTO_2_1 is None:
-        pytest.skip("no Mosquitto 2.1: scripts/fetch-mosquitto-2.1 gets it, KINWATCH_MOSQUITTO_21 names it")
+        pytest.skip("no Mosquitto 2.1: scripts/fetch-mosquitto gets it, KINWATCH_MOSQUITTO_21 names it")
     return request.param
 
 
