@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.flow_meter import bars, traffic
+from benchmarks.flow_meter import bars, stages, traffic
 from benchmarks.flow_meter.ours import GROUPS, batches, make
 from benchmarks.flow_meter.peers import Peer, python_peers, system_peers
 from device_agent.flows import select
@@ -174,6 +174,11 @@ def main() -> int:
         without = [ours(engine, bars.BATCH, group) for engine in names if engine != "packet" for group in ("", *GROUPS)]
         groups = compare("groups", frames, without, rounds, scratch)
         scanned = compare("scan", traffic.scan(frames[:100_000], n_scan), mine + peers, rounds, scratch)
+        where = {
+            "mixed": stages.measure(scratch / "mixed.pcap", bars.BATCH),
+            "mixed, batch 256": stages.measure(scratch / "mixed.pcap", bars.SMALL_BATCH),
+            "scan": stages.measure(scratch / "scan.pcap", bars.BATCH),
+        }
         scan_loops = {e: loop(scratch / "scan.pcap", e, (bars.BATCH,), rounds) for e in names if e != "packet"}
     result = {
         "name": "flow_meter",
@@ -191,6 +196,7 @@ def main() -> int:
         "scan": scanned,
         "meter_alone_ns_per_packet": {"mixed": loops, "scan": scan_loops},
         "cost_of_feature_groups_ns_per_packet": cost(groups, names),
+        "columnar_by_stage_ns_per_packet": where,
         "missing_peers": missing,
     }
     # A quick run has no peers, so most bars cannot be told.
