@@ -13,9 +13,9 @@ class EveSignature(Message):
     """The ``alert`` object. ``signature_id`` is 9,000,000 plus the class index; severity 1 is the worst."""
 
     action: Literal["allowed"] = "allowed"
-    gid: int = 1
+    gid: Annotated[int, Field(ge=0, le=2**31 - 1)] = 1
     signature_id: int = Field(ge=0, le=2**31)
-    rev: int = 1
+    rev: Annotated[int, Field(ge=0, le=2**31 - 1)] = 1
     signature: str = Field(max_length=160)
     category: str = Field(max_length=80)
     severity: int = Field(ge=1, le=4)

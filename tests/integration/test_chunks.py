@@ -16,10 +16,12 @@ from contract.topics import ASSIGNMENT, CHUNK, FETCH, OFFER, PART, PULL, RELEASE
 from contract.transfer import make_chunk, make_offer, span
 from device_agent.inbound import Reader
 from device_agent.post import Post
+from device_agent.pulls import Pulls as DevicePulls
+from device_agent.store.blobs import BlobStore
 from device_agent.store.outbox import Outbox, Waiting
 from device_agent.transport import Arrived, Delivered, Link, LinkUp, Transport
 from device_agent.trust import Keyring
-from gateway.pulls import Pulls
+from gateway.pulls import Handout, Pulls
 from gateway.store import Store
 from tests.integration.agent_rig import (
     DEVICE,
@@ -157,6 +159,80 @@ def test_fifty_megabytes_arrive_although_the_receiver_starts_over(broker, port, 
         assert device.chunks_sent - sent_before <= total - total // 2 + 16
     finally:
         device.end()
+
+
+class Fetcher:
+    """The receiving half of an agent: its transport and its pulls."""
+
+    def __init__(self, port, path, *, stop_after=None):
+        self.whole, self.chunks, self._stop_after = None, 0, stop_after
+        link = Link("127.0.0.1", port, DEVICE, will_topic=f"kinwatch/1/device/{DEVICE}/status", will_payload=b"{}")
+        offers = RELEASE_OFFER.of(digest=RELEASE_DIGEST)
+        self._transport = Transport(link, (PART.of(device=DEVICE), offers))
+        self._reader = Reader(DEFAULT_SPEC, Keyring())
+        self._pulls = DevicePulls(BlobStore(path), self._ask, max_bytes=FIFTY_MB)
+
+    def run(self, seconds=90.0):
+        self._transport.start()
+        deadline = time.monotonic() + seconds
+        while self.whole is None and self.chunks != self._stop_after:
+            assert time.monotonic() < deadline, f"{self.chunks} chunks"
+            for event in self._transport.take():
+                if isinstance(event, Arrived):
+                    self._take(self._reader.read(event.topic, event.payload))
+            self._pulls.tick(time.monotonic())
+            time.sleep(0.002)
+        self._transport.stop()
+        self._pulls.close()
+
+    def _ask(self, request):
+        self._transport.publish(FETCH.of(device=DEVICE), encode(request))
+
+    def _take(self, message):
+        if isinstance(message, BlobOffer):
+            self._pulls.offered(message, time.monotonic())
+        elif isinstance(message, BlobChunk) and self.whole is None and self.chunks != self._stop_after:
+            self.chunks += 1
+            self.whole = self._pulls.took(message, time.monotonic())
+
+
+RELEASE_DIGEST = "d" * 64
+
+
+@pytest.mark.timeout(200)
+def test_fifty_megabytes_go_down_although_the_device_starts_over(broker, port, tmp_path):
+    """What the gateway hands out, chunk by chunk; the second process of the device asks for what is missing."""
+    data = random.Random(11).randbytes(FIFTY_MB)  # noqa: S311
+    handout = Handout()
+    offer = handout.offer(RELEASE_DIGEST, data, chunk_bytes=49_152)
+    client = Client(CallbackAPIVersion.VERSION2, client_id="hand-out")
+    handed = []
+
+    def serve(_client, _data, message):
+        for chunk in handout.chunks(decode(BlobRequest, message.payload)):
+            handed.append(chunk.index)
+            client.publish(PART.of(device=DEVICE), encode(chunk), qos=1)
+
+    client.on_message = serve
+    client.connect("127.0.0.1", port)
+    client.subscribe(FETCH.of(device=DEVICE), 1)
+    client.loop_start()
+    try:
+        client.publish(RELEASE_OFFER.of(digest=RELEASE_DIGEST), encode(offer), qos=1, retain=True)
+        total = -(-FIFTY_MB // 49_152)
+        first = Fetcher(port, tmp_path / "blobs.db", stop_after=total // 2)
+        first.run()
+        before = len(handed)
+        second = Fetcher(port, tmp_path / "blobs.db")
+        second.run()
+        key, whole = second.whole
+        assert key == RELEASE_DIGEST
+        assert sha256_hex(whole) == offer.digest
+        assert second.chunks <= total - total // 2 + 16
+        assert len(handed) - before <= total - total // 2 + 32
+    finally:
+        client.disconnect()
+        client.loop_stop()
 
 
 @pytest.fixture
