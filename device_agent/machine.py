@@ -72,6 +72,7 @@ from device_agent.events import (
 from device_agent.making import covered, forget_missing_rungs, next_made, note_made, wanted_anchor
 from device_agent.questions import Questions
 from device_agent.rounds import TrainingDesk, fingerprint
+from device_agent.rungs import KEEP_ROUNDS
 
 _REMEMBERED = 32
 _GROWTH = 1.5
@@ -351,6 +352,9 @@ class AgentMachine:
             return [Refuse(event.reason, "own"), *self._choose()]
         version = self.facts.assignment.version if self.facts.assignment else 0
         since = self.facts.rung_since if event.active.role == self.active.role else version
+        if self.active.role == "factory":
+            # Where a device starts is no choice that it would have to keep.
+            since = version - KEEP_ROUNDS
         self.active = self.held[event.active.digest] = event.active
         self.facts = replace(self.facts, active=event.active, calibrated_rows=self._rows.validation, rung_since=since)
         return [SwapModel(event.active, event.request, version)]

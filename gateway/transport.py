@@ -30,6 +30,7 @@ from contract.topics import (
     DECLINE,
     FETCH,
     GATEWAY_STATE,
+    LOSSES,
     OFFER,
     REPORT,
     SIGNATURE,
@@ -40,7 +41,7 @@ from contract.topics import (
 from gateway.config import BrokerConfig
 from gateway.errors import ConfigError
 
-SUBSCRIPTIONS = (STATUS, SIGNATURE, TELEMETRY, UPDATE, DECLINE, ALERT, ACTIVE, REPORT, OFFER, CHUNK, FETCH)
+SUBSCRIPTIONS = (STATUS, SIGNATURE, TELEMETRY, UPDATE, DECLINE, ALERT, ACTIVE, REPORT, LOSSES, OFFER, CHUNK, FETCH)
 _PACKET_OVERHEAD_BYTES = 64
 _LONGEST_RETRY_S = 15
 _INFLIGHT = 100

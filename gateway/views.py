@@ -9,9 +9,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 from contract.model import DEFAULT_SPEC
+from contract.signatures import unpack_sketch
 from gateway.config import GatewayConfig
 from gateway.errors import ConfigError
 from gateway.privacy import gaussian_epsilon, update_epsilon
+from gateway.sketches import agreement
 from gateway.store import Store
 from gateway.store.families import StoredDecision
 from gateway.store.rounds import StoredRound
@@ -79,10 +81,16 @@ def status(store: Store, config: GatewayConfig | None = None) -> Data:
 
 
 def families(store: Store) -> Data:
-    """Return the families with members, radius and expert, and the last decision on each device."""
+    """Return the families with members, radius and expert; of each device the last decision and its sketch's word."""
     heads = store.models.heads()
     members = _members(store)
     grouping = store.families.last_grouping()
+    sketches = {
+        s.device_id: (s.anchor, unpack_sketch(s.sketch))
+        for s in store.signatures.all()
+        if s.anchor is not None and s.sketch is not None
+    }
+    alike = agreement(sketches, {family_id: frozenset(m) for family_id, m in members.items()})
     return {
         "search": None if grouping is None else grouping.reason,
         "families": [
@@ -96,7 +104,10 @@ def families(store: Store) -> Data:
             }
             for family in store.families.living()
         ],
-        "devices": [_decision(stored) for stored in store.families.last_decisions()],
+        "devices": [
+            {**_decision(stored), "sketch_agreement": alike.get(stored.decision.device_id)}
+            for stored in store.families.last_decisions()
+        ],
     }
 
 
@@ -218,7 +229,9 @@ def _families_text(data: Data) -> str:
         lines += _wrap(", ".join(family["members"]), indent="  ")
     lines += ["", "why:"]
     for d in data["devices"]:
-        lines += _wrap(f"{d['device_id']}: {d['family_id'] or 'fallback'}, {d['reason']}", indent="  ")
+        alike = d["sketch_agreement"]
+        odd = "" if alike is None or alike >= 0.0 else f"; its updates pull against its family's ({alike:.2f})"
+        lines += _wrap(f"{d['device_id']}: {d['family_id'] or 'fallback'}, {d['reason']}{odd}", indent="  ")
     return "\n".join(lines)
 
 

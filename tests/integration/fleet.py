@@ -19,7 +19,10 @@ from contract.features import N_FEATURES, SCHEMA_ID
 from contract.messages import (
     Assignment,
     Birth,
+    EvaluationRequest,
+    LossReport,
     Message,
+    ModelLoss,
     ModelUpdate,
     Receipt,
     Release,
@@ -31,7 +34,21 @@ from contract.messages import (
 from contract.model import DEFAULT_SPEC
 from contract.quantise import encode_delta
 from contract.signatures import pack_log_std, pack_mean
-from contract.topics import ASSIGNMENT, BIRTH, RECEIPT, ROOT, SIGNATURE, STATUS, TASK, TELEMETRY, UPDATE, Topic, parse
+from contract.topics import (
+    ASSIGNMENT,
+    BIRTH,
+    EVALUATION,
+    LOSSES,
+    RECEIPT,
+    ROOT,
+    SIGNATURE,
+    STATUS,
+    TASK,
+    TELEMETRY,
+    UPDATE,
+    Topic,
+    parse,
+)
 
 WAIT_S = 20.0
 
@@ -108,6 +125,7 @@ class Fleet:
         self.assignments: dict[str, Assignment] = {}
         self.releases: dict[str, Release] = {}
         self.cleared: list[str] = []
+        self.losses: Callable[[str, str], float] | None = None
         self._news = Condition()
         self._up = False
         self._client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id="fleet", protocol=mqtt.MQTTv311)
@@ -154,6 +172,24 @@ class Fleet:
             for _ in range(self.repeats):
                 self._client.publish(UPDATE.of(device=task.device_id), encode(update), qos=1)
 
+    def _report(self, request: EvaluationRequest) -> None:
+        """Answer a question with what ``losses(own family, asked family)`` says."""
+        assert self.losses is not None
+        own, *_ = families = [str(model.family_id) for model in request.models]
+        base = self.losses(own, own)
+        losses = [self.losses(own, family) for family in families]
+        report = LossReport(
+            device_id=request.device_id,
+            request=request.request,
+            rows=200,
+            reason="measured",
+            losses=tuple(
+                ModelLoss(model=model, loss=loss, gain=(base - loss) / base, z=0.0)
+                for model, loss in zip(request.models, losses, strict=True)
+            ),
+        )
+        self._client.publish(LOSSES.of(device=request.device_id), encode(report), qos=1)
+
     def wait(self, met: Callable[[], Any], *, timeout_s: float = WAIT_S) -> None:
         """Return when ``met()`` is true; it is asked after every message."""
         with self._news:
@@ -188,6 +224,8 @@ class Fleet:
             self.tasks.append(task)
             if self.answers:
                 self.answer(task)
+        elif topic is EVALUATION and self.losses is not None:
+            self._report(decode(EvaluationRequest, payload))
         elif topic is RECEIPT:
             self.receipts.append(decode(Receipt, payload))
         elif topic is ASSIGNMENT and payload:

@@ -123,7 +123,9 @@ def test_rounds_families_releases_and_assignments(start):
         assert assignment.reason
         assert models[assignment.fallback.digest]["round"] == 4
     current = {d for d, m in models.items() if m["current"]}
-    devices.wait(lambda: set(devices.releases) - set(devices.cleared) == current)
+    anchor = devices.assignments["cam-0"].anchor
+    assert models[anchor]["round"] == 2
+    devices.wait(lambda: set(devices.releases) - set(devices.cleared) == current | {anchor})
     assert len(current) == 3
     for digest in current:
         assert sha256_hex(devices.releases[digest].weights) == digest

@@ -78,3 +78,14 @@ def test_the_worst_feature_comes_first(monitor):
         x[:, INDEX[OTHER]] += 0.4
         feed(monitor, x)
     assert monitor.drifted == (SHIFTED, OTHER)
+
+
+def test_the_latest_flows_without_an_alert_are_at_hand(monitor):
+    """The open window and the one before, and nothing of the minute after an alert."""
+    assert len(monitor.recent()) == 0
+    for seed in range(3, 7):
+        feed(monitor, rows(300, seed))
+    assert len(monitor.recent()) == 600
+    last = monitor.recent()
+    feed(monitor, rows(300, 9), alerted=True)
+    np.testing.assert_array_equal(monitor.recent(), last)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from gateway.clustering.identity import match_families
-from gateway.clustering.level1 import SearchSettings, find_families
+from gateway.clustering.level1 import SearchSettings, find_families, separation_of
 from gateway.grouping import fit_scaling, make_group
 
 D = 122
@@ -216,3 +216,30 @@ def test_a_second_search_keeps_the_ids():
     earlier = {f"family-{i + 1}": frozenset(g.members) for i, g in enumerate(first.groups)}
     second = search(rows, 9, earlier=earlier)
     assert [g.keeps for g in second.groups] == ["family-1", "family-2"]
+
+
+def test_noise_that_devices_add_makes_no_contrast():
+    """Devices with the same traffic differ by their noise; with the noise known, nothing is believed."""
+    rng = np.random.default_rng(3)
+    half = D // 2
+    rows = np.concatenate(
+        [np.full((12, half), 1.0) + rng.normal(0.0, 0.05, (12, half)), np.full((12, half), -2.0)], axis=1
+    )
+    flows = dict.fromkeys(named(rows), 2_000)
+    known = search(rows, flows=flows, noise=dict.fromkeys(flows, 0.05))
+    assert not known.accepted
+    assert known.measures["contrast"] < SETTINGS.contrast
+    unknown = search(rows, flows=flows)
+    assert unknown.measures.get("contrast", 99.0) > SETTINGS.contrast
+
+
+def test_the_separation_of_families_falls_when_their_members_mix():
+    rows = planted((6, 6), 0, 0)
+    names = sorted(named(rows))
+    members = {"family-1": frozenset(names[:6]), "family-2": frozenset(names[6:])}
+    scaling = fit_scaling(rows)
+    apart = separation_of(named(rows), members, scaling)
+    assert apart > 0.5
+    mixed = {"family-1": frozenset(names[::2]), "family-2": frozenset(names[1::2])}
+    assert separation_of(named(rows), mixed, scaling) < 0.5 * apart
+    assert separation_of(named(rows), {"family-1": frozenset(names)}, scaling) == 0.0
