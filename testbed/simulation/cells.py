@@ -15,7 +15,7 @@ ALPHAS = (0.05, 0.1, 0.3, 0.5, 1.0, 10.0)
 POISONS: tuple[Poison, ...] = ("idle", "label-flip", "sign-flip", "noise", "spoof")
 
 _ALL = tuple(ARMS)
-_SOME = ("local", "centralised by family", "fedavg", "fedadam", "ditto", "fedadam+ditto", "ours: double", "ours")
+_SOME = ("local", "centralised by family", "fedavg", "fedadam", "fedadam+ditto", "ours: double", "ours")
 _UNDER_ATTACK = ("fedavg", "fedadam+ditto", "ours: double", "ours")
 _BOTH = Scenario(concept_shift=True)
 _SCARCE = 60
@@ -69,16 +69,16 @@ def generated_cells() -> list[Cell]:
     """Return the cells of the generator."""
     both, feature = "concept+feature a=0.5", "feature a=0.5"
     return [
-        Cell("iid", "iid", _ALL, 1, Scenario(families=1, feature_shift=0.0, alpha=10.0)),
         Cell(both, "concept", _ALL, 5, _BOTH),
+        Cell("iid", "iid", _ALL, 1, Scenario(families=1, feature_shift=0.0, alpha=10.0)),
         Cell(feature, "feature", _ALL, 5, Scenario()),
-        Cell("concept a=0.5", "concept", _ALL, 5, Scenario(concept_shift=True, feature_shift=0.0)),
+        Cell("concept a=0.5", "concept", _ALL, 5, Scenario(concept_shift=True, feature_shift=0.0), tuned_as=both),
         *(
             Cell(f"poison: {p}", "poison", _UNDER_ATTACK, 5, replace(_BOTH, poison=p, hostile=0.2), tuned_as=both)
             for p in POISONS
         ),
-        Cell("concept+feature, few rows", "concept", _SOME, 5, replace(_BOTH, rows=_SCARCE)),
-        Cell("concept, few rows", "concept", _SOME, 5, replace(_BOTH, feature_shift=0.0, rows=_SCARCE)),
+        Cell("concept+feature, few rows", "concept", _SOME, 5, replace(_BOTH, rows=_SCARCE), tuned_as=both),
+        Cell("concept, few rows", "concept", _SOME, 5, replace(_BOTH, feature_shift=0.0, rows=_SCARCE), tuned_as=both),
         *(
             Cell(f"feature a={a:g}", "feature", _SOME, 5, Scenario(alpha=a), tuned_as=feature)
             for a in ALPHAS

@@ -1,16 +1,22 @@
-"""Finished cells on the disk, so that a sweep that was stopped goes on where it was."""
+"""Finished runs on the disk: a sweep that was stopped goes on where it was, and one with more seeds adds them."""
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from testbed.simulation.measures import Figures
 
 _PROGRAM = (
-    "testbed/simulation",
+    "testbed/simulation/arms",
+    "testbed/simulation/bench.py",
+    "testbed/simulation/fleet.py",
+    "testbed/simulation/generator.py",
+    "testbed/simulation/local.py",
+    "testbed/simulation/measures.py",
+    "testbed/simulation/net.py",
     "gateway/aggregation",
     "gateway/clustering",
     "gateway/grouping.py",
@@ -22,66 +28,45 @@ _PROGRAM = (
 """What decides the figures of generated cells; what turns captures into rows shows in the rows' own digest."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Finished:
-    """What a cell came to.
-
-    Attributes
-    ----------
-    settings, runs
-        As ``CellResult``.
-    wall_s, cpu_s
-        What it took, its tuning included; the CPU time is that of all processes.
-    """
-
-    settings: Mapping[str, Mapping[str, Any]]
-    runs: Mapping[str, Sequence[Figures]]
-    wall_s: float
-    cpu_s: float
-
-
 class Checkpoints:
-    """A folder with a file for every finished cell.
+    """A file with a line for every finished run.
 
     Parameters
     ----------
-    folder
-        Made if it is not there; ``None`` keeps nothing.
+    path
+        The file; made if it is not there. ``None`` keeps nothing.
     program
-        Digest of what computes: a cell of another program is not taken up.
+        Digest of what computes: runs of another program are not taken up.
     """
 
-    def __init__(self, folder: Path | None, program: str) -> None:
-        self._folder = folder
+    def __init__(self, path: Path | None, program: str) -> None:
+        self._path = path
         self._program = program
+        self._held: dict[str, tuple[Figures, float]] = {}
+        for line in path.read_text(encoding="utf-8").splitlines() if path is not None and path.is_file() else ():
+            try:  # the last line of a sweep that was killed may be torn
+                one = json.loads(line)
+                self._held[one["key"]] = (Figures(**one["figures"]), float(one["cpu_s"]))
+            except (ValueError, TypeError, KeyError):
+                continue
 
-    def load(self, cell: str, task: Mapping[str, Any]) -> Finished | None:
-        """Return a finished cell, ``None`` if it is not there, is of other work, or cannot be read."""
-        path = self._path(cell, task)
-        if path is None or not path.is_file():
-            return None
-        try:
-            held = json.loads(path.read_text(encoding="utf-8"))
-            runs = {arm: [Figures(**one) for one in some] for arm, some in held["runs"].items()}
-            return Finished(held["settings"], runs, float(held["wall_s"]), float(held["cpu_s"]))
-        except (ValueError, TypeError, KeyError):
-            return None
+    def load(self, task: Mapping[str, Any]) -> tuple[Figures, float] | None:
+        """Return figures and CPU seconds of a run, ``None`` if it is not there."""
+        return self._held.get(self._key(task))
 
-    def save(self, cell: str, task: Mapping[str, Any], finished: Finished) -> None:
-        """Keep a finished cell; a file is there whole or not at all."""
-        path = self._path(cell, task)
-        if path is None:
+    def save(self, task: Mapping[str, Any], found: Figures, cpu_s: float) -> None:
+        """Keep a run."""
+        key = self._key(task)
+        self._held[key] = (found, cpu_s)
+        if self._path is None:
             return
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(".part")
-        part.write_text(json.dumps(asdict(finished)), encoding="utf-8")
-        part.replace(path)
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"key": key, "figures": asdict(found), "cpu_s": cpu_s}) + "\n")
 
-    def _path(self, cell: str, task: Mapping[str, Any]) -> Path | None:
-        if self._folder is None:
-            return None
-        facts = json.dumps([self._program, cell, task], sort_keys=True)
-        return self._folder / f"{hashlib.sha256(facts.encode()).hexdigest()[:24]}.json"
+    def _key(self, task: Mapping[str, Any]) -> str:
+        facts = json.dumps([self._program, task], sort_keys=True)
+        return hashlib.sha256(facts.encode()).hexdigest()[:32]
 
 
 def program_digest(root: Path) -> str:

@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--processes", type=int, default=2, help="worker processes (default: 2)")
     parser.add_argument("--public", default="", help="published sets below <data>/public, separated by commas")
     parser.add_argument(
-        "--checkpoints", type=Path, help="folder of finished cells; a sweep that was stopped goes on there"
+        "--checkpoints", type=Path, help="file of finished runs; a sweep that was stopped goes on there"
     )
     parser.add_argument("--cells", help="only cells whose name contains one of these words, separated by commas")
 
@@ -141,8 +141,7 @@ def _record(
         "tuning_seeds": list(settings.tuning_seeds),
         "budget": asdict(settings.budget),
         "duration_s": round(duration_s),
-        "cells_wall_s": round(sum(result.wall_s for result in results)),
-        "cells_cpu_s": round(sum(result.cpu_s for result in results)),
+        "cpu_s": round(sum(result.cpu_s for result in results)),
         "missing": missing,
         "cells": summarise(results),
         "bars": {name: asdict(bar) for name, bar in found.items()},

@@ -2,15 +2,15 @@
 
 import multiprocessing
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Self
 
 from testbed.simulation.arms.table import ARMS
 from testbed.simulation.bench import Budget
 from testbed.simulation.cells import Cell
-from testbed.simulation.checkpoints import Checkpoints, Finished
+from testbed.simulation.checkpoints import Checkpoints
 from testbed.simulation.measures import Figures, figures
 from testbed.simulation.real import digest_of
 
@@ -54,14 +54,13 @@ class CellResult:
         Chosen settings by method.
     runs
         Figures by method, in the order of the seeds.
-    wall_s, cpu_s
-        What it took, its tuning included; the CPU time is that of all processes.
+    cpu_s
+        CPU seconds of its runs, those of its tuning included.
     """
 
     cell: Cell
     settings: Mapping[str, Mapping[str, Any]]
     runs: Mapping[str, Sequence[Figures]]
-    wall_s: float = 0.0
     cpu_s: float = 0.0
 
 
@@ -93,7 +92,7 @@ def run_sweep(
     on_cell
         Called after each cell, for progress.
     checkpoints
-        Where finished cells are kept and looked for; nowhere if ``None``.
+        Where finished runs are kept and looked for; nowhere if ``None``.
 
     Raises
     ------
@@ -102,77 +101,87 @@ def run_sweep(
     """
     if set(settings.seeds) & set(settings.tuning_seeds):
         raise ValueError("a seed is both for tuning and for reporting")
-    kept = checkpoints or Checkpoints(None, "")
-    chosen: dict[str, Mapping[str, Mapping[str, Any]]] = {}
-    results = []
     _enter(cells, settings.budget)
-    pool = _pool(cells, settings) if settings.processes > 1 else None
-    try:
+    chosen: dict[str, dict[str, Mapping[str, Any]]] = {}
+    results = []
+    with _Runner(cells, settings, checkpoints or Checkpoints(None, "")) as runner:
         for number, cell in enumerate(cells):
-            task = _facts(cell, settings)
-            finished = kept.load(cell.name, task)
-            if finished is None:
-                finished = _run_cell(number, cell, settings, pool, chosen.get(cell.tuned_as or ""))
-                kept.save(cell.name, task, finished)
-            chosen[cell.name] = {arm: finished.settings[arm] for arm in cell.arms if ARMS[arm].trials}
-            results.append(CellResult(cell, finished.settings, finished.runs, finished.wall_s, finished.cpu_s))
+            spent = 0.0
+            tuned = chosen.get(cell.tuned_as or "")
+            if tuned is None:
+                tuned, spent = _tune(runner, number, cell)
+            chosen[cell.name] = tuned
+            by_arm = {arm: _for_arm(arm, tuned, cell) for arm in cell.arms}
+            done = runner.run([_Task(number, arm, by_arm[arm], seed) for arm in cell.arms for seed in settings.seeds])
+            each = iter(found for found, _ in done)
+            runs = {arm: [next(each) for _ in settings.seeds] for arm in cell.arms}
+            results.append(CellResult(cell, by_arm, runs, spent + sum(cpu_s for _, cpu_s in done)))
             on_cell(results[-1])
-    finally:
-        if pool is not None:
-            pool.shutdown(cancel_futures=True)
     return results
 
 
-def _facts(cell: Cell, settings: SweepSettings) -> dict[str, Any]:
-    """Return everything that decides a cell's figures, besides the program."""
-    return {
-        "arms": list(cell.arms),
-        "scenario": None if cell.scenario is None else asdict(cell.scenario),
-        "clients": None if cell.clients is None else digest_of(cell.clients),
-        "tuned_as": cell.tuned_as,
-        "seeds": list(settings.seeds),
-        "tuning_seeds": list(settings.tuning_seeds),
-        "budget": asdict(settings.budget),
-    }
+class _Runner:
+    """Runs tasks in worker processes, except those that are kept from an earlier sweep."""
+
+    def __init__(self, cells: Sequence[Cell], settings: SweepSettings, kept: Checkpoints) -> None:
+        self.settings = settings
+        self._cells = cells
+        self._kept = kept
+        self._clients = [None if cell.clients is None else digest_of(cell.clients) for cell in cells]
+        self._pool = _pool(cells, settings) if settings.processes > 1 else None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+
+    def run(self, tasks: Sequence[_Task]) -> list[tuple[Figures, float]]:
+        """Return figures and CPU seconds of every task, in order."""
+        held = [self._kept.load(self._facts(task)) for task in tasks]
+        todo = [task for task, known in zip(tasks, held, strict=True) if known is None]
+        fresh = map(_run, todo) if self._pool is None else self._pool.map(_run, todo, chunksize=2)
+        done = []
+        for task, known in zip(tasks, held, strict=True):
+            if known is None:
+                found, cpu_s = next(fresh)
+                self._kept.save(self._facts(task), found, cpu_s)
+                done.append((found, cpu_s))
+            else:
+                done.append(known)
+        return done
+
+    def _facts(self, task: _Task) -> dict[str, Any]:
+        """Return everything that decides the figures of a run, besides the program."""
+        scenario = self._cells[task.cell].scenario
+        return {
+            "scenario": None if scenario is None else asdict(scenario),
+            "clients": self._clients[task.cell],
+            "budget": asdict(self.settings.budget),
+            "method": ARMS[task.arm].run.__name__,
+            "settings": dict(task.settings),
+            "seed": task.seed,
+        }
 
 
-def _run_cell(
-    number: int,
-    cell: Cell,
-    settings: SweepSettings,
-    pool: ProcessPoolExecutor | None,
-    tuned: Mapping[str, Mapping[str, Any]] | None,
-) -> Finished:
-    """Tune a cell, unless it has the settings of another, and run it."""
-    started = time.monotonic()
-    chosen, spent = (tuned, 0.0) if tuned is not None else _tune(number, cell, settings, pool)
-    by_arm = {arm: _for_arm(arm, chosen, cell) for arm in cell.arms}
-    tasks = [_Task(number, arm, by_arm[arm], seed) for arm in cell.arms for seed in settings.seeds]
-    done = list(_map(pool, tasks))
-    each = iter(figures for figures, _ in done)
-    runs = {arm: [next(each) for _ in settings.seeds] for arm in cell.arms}
-    cpu_s = spent + sum(seconds for _, seconds in done)
-    return Finished(by_arm, runs, time.monotonic() - started, cpu_s)
-
-
-def _tune(
-    number: int, cell: Cell, settings: SweepSettings, pool: ProcessPoolExecutor | None
-) -> tuple[dict[str, Mapping[str, Any]], float]:
+def _tune(runner: _Runner, number: int, cell: Cell) -> tuple[dict[str, Mapping[str, Any]], float]:
     """Return the settings with the best mean device F1 on tuning seeds, by method, and the CPU seconds it took."""
+    seeds = runner.settings.tuning_seeds
     arms = sorted({ARMS[arm].tuned_as or arm for arm in cell.arms}, key=list(ARMS).index)
     tasks = [
         _Task(number, arm, {**trial, **_resolved(ARMS[arm].fixed, cell)}, seed)
         for arm in arms
         for trial in ARMS[arm].trials
-        for seed in settings.tuning_seeds
+        for seed in seeds
     ]
-    done = list(_map(pool, tasks))
-    each = iter(figures.f1 for figures, _ in done)
+    done = runner.run(tasks)
+    each = iter(found.f1 for found, _ in done)
     chosen = {}
     for arm in arms:
-        scores = [sum(next(each) for _ in settings.tuning_seeds) for _ in ARMS[arm].trials]
+        scores = [sum(next(each) for _ in seeds) for _ in ARMS[arm].trials]
         chosen[arm] = ARMS[arm].trials[scores.index(max(scores))]
-    return chosen, sum(seconds for _, seconds in done)
+    return chosen, sum(cpu_s for _, cpu_s in done)
 
 
 def _for_arm(arm: str, chosen: Mapping[str, Mapping[str, Any]], cell: Cell) -> dict[str, Any]:
@@ -195,8 +204,8 @@ def _run(task: _Task) -> tuple[Figures, float]:
     cells, budget = _context
     started = time.process_time()
     bench = cells[task.cell].bench(task.seed, budget)
-    result = figures(bench, ARMS[task.arm].run(bench, task.settings))
-    return result, time.process_time() - started
+    found = figures(bench, ARMS[task.arm].run(bench, task.settings))
+    return found, time.process_time() - started
 
 
 def _pool(cells: Sequence[Cell], settings: SweepSettings) -> ProcessPoolExecutor:
@@ -204,7 +213,3 @@ def _pool(cells: Sequence[Cell], settings: SweepSettings) -> ProcessPoolExecutor
     return ProcessPoolExecutor(
         settings.processes, mp_context=context, initializer=_enter, initargs=(cells, settings.budget)
     )
-
-
-def _map(pool: ProcessPoolExecutor | None, tasks: list[_Task]) -> Iterable[tuple[Figures, float]]:
-    return map(_run, tasks) if pool is None else pool.map(_run, tasks, chunksize=4)
