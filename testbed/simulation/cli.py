@@ -75,7 +75,7 @@ def run(arguments: argparse.Namespace) -> int:
             done.append(result)
             record.update(_record(done, scale, settings, missing, time.monotonic() - started))
             if not arguments.quick:
-                _write(arguments.out, record, [(r.cell.name, table(r)) for r in done])
+                _write(arguments.out, record, done)
 
         checkpoints = Checkpoints(arguments.checkpoints, program_digest(Path(testbed.__file__).parents[1]))
         run_sweep(cells, settings, take, checkpoints)
@@ -179,29 +179,13 @@ def _versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{name: version(name) for name in names}}
 
 
-def _write(out: Path, record: dict[str, Any], tables: list[tuple[str, list[str]]]) -> None:
-    from testbed.simulation.plots import plot_alpha, plot_arms
+def _write(out: Path, record: dict[str, Any], results: "list[CellResult]") -> None:
+    from testbed.simulation.plots import plot_alpha, plot_arms, plot_gaps
+    from testbed.simulation.report import page
 
     out.mkdir(parents=True, exist_ok=True)
     (out / f"{NAME}.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    lines = [
-        "# Families: benchmark",
-        "",
-        f"{record['date']}, {len(record['seeds'])} paired seeds, {record['duration_s']:.0f} s.",
-        "Means over seeds with 95 % intervals; the last column is the p-value of Wilcoxon's paired test of device F1.",
-        "What the cells and arms are, and what the figures say: `../families.md`.",
-        "",
-        "## Bars",
-        "",
-        "| what | value | bar | met |",
-        "|---|---|---|---|",
-        *(
-            f"| {name} | {bar['value']:.4g} | {bar['bar']:.4g} | {'yes' if bar['ok'] else '**no**'} |"
-            for name, bar in record["bars"].items()
-        ),
-    ]
-    for name, rows in tables:
-        lines += ["", f"## {name}", "", *rows]
-    (out / f"{NAME}.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    (out / f"{NAME}.md").write_text(page(record, results), encoding="utf-8")
     plot_alpha(record["cells"], out / f"{NAME}-alpha.png")
     plot_arms(record["cells"], out / f"{NAME}-arms.png")
+    plot_gaps(record["cells"], out / f"{NAME}-gaps.png")

@@ -54,6 +54,15 @@ def _write(name: str, folder: Path, client: str, rows: list[tuple[str, dict[str,
     _table(folder / f"{stem}.csv", [row for _, row in rows])
 
 
+def write_rows(name: str, folder: Path, client: str, file_name: str, rows: list[tuple[str, dict[str, str]]]) -> None:
+    """Write rows of a client under a publisher's file name; sets with one file for all get one a client."""
+    if name in {"iot-23", "nbaiot"}:
+        _write(name, folder, client, rows)
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    _table(folder / f"{Path(file_name).stem}{client}.csv", [row for _, row in rows])
+
+
 def _table(path: Path, rows: list[dict[str, str]]) -> None:
     with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]))

@@ -6,7 +6,7 @@ import pytest
 from testbed.simulation.errors import DataInputError
 from testbed.simulation.public import PUBLIC, load_public
 from testbed.simulation.real import Client, RealClients, real_fleet, squeeze
-from tests.unit.testbed.simulation import tables
+from tests.unit.testbed.simulation import headers, tables
 
 
 @pytest.mark.parametrize("name", PUBLIC)
@@ -27,6 +27,30 @@ def test_a_set_becomes_clients(tmp_path, name):
     assert {client.x.shape for client in found.clients} == {(80, tables.FEATURES)}
     assert all((client.x >= 0.0).all() and (client.x <= 3.0).all() for client in found.clients)
     assert found.layout.inputs == tables.FEATURES
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_the_publishers_header_is_understood(tmp_path, name):
+    """Benign and attack rows of two clients under the real column names; what identifies them is no feature."""
+    folder, (file_name, _) = tmp_path / "public" / name, headers.HEADERS[name]
+    for client in ("a", "b"):
+        rows = [
+            (label, headers.row(name, client, label, number))
+            for label in headers.LABELS[name]
+            for number in range(1, 41)
+        ]
+        tables.write_rows(name, folder, client, file_name, rows)
+    found = load_public(name, tmp_path)
+    assert len(found.clients) == 2
+    assert found.layout.inputs == len(headers.features(name))
+    for client in found.clients:
+        assert np.bincount(client.y).tolist() == [40, 40]
+        assert client.x.shape == (80, len(headers.features(name)))
+        np.testing.assert_array_equal(client.x[:40], client.x[40:])  # nothing but the label tells them apart
+
+
+def test_every_set_of_the_benchmark_has_a_header():
+    assert set(headers.HEADERS) == set(headers.LABELS) == set(PUBLIC)
 
 
 def test_a_table_without_its_label_is_named(tmp_path):
