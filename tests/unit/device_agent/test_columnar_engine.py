@@ -59,3 +59,16 @@ def test_deviation_of_equal_values_is_zero():
     squares = np.array([n * value * value % 2**64], dtype=np.uint64)
     assert deviation(np.array([n]), np.array([n * value]), squares)[0] == 0.0
     assert deviation(np.array([1, 0]), np.array([7, 0]), np.array([49, 0], dtype=np.uint64)).tolist() == [0.0, 0.0]
+
+
+def test_an_end_that_is_forgotten_later_makes_no_room_before():
+    """Two TCP ends fill the memory for them: a third one pushes out the first, although the second goes behind it."""
+    ends = [(0.0, tcp(sport=1, flags=RST)), (0.1, tcp(sport=2, flags=RST))]
+    trailing = [(0.11, tcp(sport=2, flags=ACK))] * 6
+    third_then_again = [*trailing, (0.2, tcp(sport=3, flags=RST)), (0.3, tcp(sport=2, flags=SYN))]
+    meters = FlowMeter(MeterSettings(max_flows=2)), ColumnarMeter(MeterSettings(max_flows=2))
+    for timed in (ends, third_then_again, [(0.4, tcp(sport=1, flags=ACK))]):
+        assert_same_records(*(meter.feed(batch(timed)) for meter in meters))
+    assert meters[0].counters == meters[1].counters
+    assert meters[1].counters.ignored[AFTER_TCP_END] == len(trailing)
+    assert meters[1].counters.flows == 5
