@@ -5,11 +5,12 @@ from math import sqrt
 import numpy as np
 import pytest
 
+from contract.features import INDEX
 from device_agent.flows.columnar.engine import ColumnarMeter
 from device_agent.flows.columnar.export import deviation
 from device_agent.flows.meter import AFTER_TCP_END, FlowMeter, MeterSettings
 from tests.property.packet_streams import assert_same_records
-from tests.unit.device_agent.frames import A, B, batch, tcp
+from tests.unit.device_agent.frames import A, B, batch, ethernet, ipv4, tcp
 
 ACK, FIN_ACK, RST, SYN, SYN_ACK = 0x10, 0x11, 0x04, 0x02, 0x12
 
@@ -72,3 +73,20 @@ def test_an_end_that_is_forgotten_later_makes_no_room_before():
     assert meters[0].counters == meters[1].counters
     assert meters[1].counters.ignored[AFTER_TCP_END] == len(trailing)
     assert meters[1].counters.flows == 5
+
+
+def test_a_flow_without_tcp_state_is_answered_behind_a_reset():
+    """It began with a fragment, so a RST does not end it, and the next packet back is its answer."""
+    back = [tcp(src=B, dst=A, sport=0, dport=0, flags=flags) for flags in (RST, ACK)]
+    fragment = ethernet(ipv4(b"f" * 24, A, B, proto=6, fragment=9))
+    meters = FlowMeter(), ColumnarMeter()
+    timed = batch([(0.0, fragment), (0.1, back[0]), (0.2, back[1])])
+    for meter in meters:
+        assert not len(meter.feed(timed))
+    later = batch([(0.3, tcp(sport=5, flags=SYN))])
+    for meter in meters:
+        meter.feed(later)
+    records = [meter.flush() for meter in meters]
+    assert_same_records(*records)
+    failed = records[0].features[:, INDEX["initiator_failed"]]
+    assert failed.tolist() == [0.0, 0.0]
