@@ -12,6 +12,7 @@ from device_agent.ladder import MIN_ROWS, paired_gain
 from device_agent.learner import Outcome
 from device_agent.memory import model_id, own_model
 from device_agent.parts import Parts
+from device_agent.rungs import BLENDS, blended
 from device_agent.samples.split import Split
 from device_agent.signature import Moments, attack_prototypes, noisy_moments, traffic_moments
 
@@ -80,12 +81,22 @@ class Workshop:
         """Check a model of the device's own and keep it; ``None`` if it must not be used."""
         parts = self._parts
         role: Role = "fine-tuned" if outcome.job.kind == "fine-tuned" else "local"
-        model = own_model(parts.spec, outcome.finished.result.theta, parent=outcome.job.base, role=role)
+        model = own_model(parts.spec, self._best_blend(outcome), parent=outcome.job.base, role=role)
         if self_check(parts.engine, model.weights, parts.evidence().validation) is not None:
             return None
         parts.memory.models[model.digest] = model
         parts.memory.state.keep_model(model)
         return model_id(model)
+
+    def _best_blend(self, outcome: Outcome) -> Floats:
+        """Return the model between base and fine-tuned one that does best on the validation rows."""
+        theta = outcome.finished.result.theta
+        evidence = self._parts.evidence()
+        if outcome.job.kind != "fine-tuned" or len(evidence.validation) < MIN_ROWS:
+            return theta
+        blends = {f"{share:g}": blended(outcome.base, theta, share) for share in BLENDS}
+        compared = compare(blends, evidence, self._parts.engine)
+        return blends[min(blends, key=lambda name: compared.mean(compared.losses[name]))]
 
     def losses(self, request: EvaluationRequest, refusal: str) -> LossReport:
         """Return how the models that were asked about do on the validation rows."""

@@ -13,7 +13,8 @@ from testbed.simulation.sweep import CellResult
 
 OURS = "ours"
 PAIR = "fedadam+ditto"
-_NO_RIVALS = {"centralised", "ifca-oracle", "local"}
+_NO_RIVALS = {"centralised", "centralised by family", "fedadam+ditto, masked", "ifca-oracle", "local"}
+"""Not federated, told the truth, or (masked) an ablation of ours: with its loss and without its families."""
 _COLUMNS: tuple[tuple[str, str], ...] = (
     ("f1", "F1"),
     ("worst_decile", "worst 10 %"),
