@@ -218,6 +218,9 @@ class GatewayMachine:
             and device.train_rows >= rounds.min_rows
             and now >= self._m.confined.get(device.device_id, now)
         ]
+        if len(ready) < rounds.min_devices:
+            # No round would open; a thousand tasks made ten times a second while a fleet gathers are for nothing.
+            return ()
         present: dict[str, int] = {}
         for device_id in ready:
             family = self._m.book.family_of(device_id)
