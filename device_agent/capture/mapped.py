@@ -6,6 +6,7 @@ With the compiled meter the walk is compiled too.
 
 import ctypes
 import struct
+from itertools import repeat
 from pathlib import Path
 
 import numpy as np
@@ -184,15 +185,16 @@ class MappedCapture:
     def _window_rows(self, most: int) -> npt.NDArray[np.uint8]:
         """Return headers and first bytes of the next whole records of the window."""
         at, end, captured_at = self._window_at, self._window_end, self._captured_at.unpack_from
-        data = memoryview(self._window)  # type: ignore[arg-type]
+        data = memoryview(self._window)[:end]  # type: ignore[arg-type]
         starts: list[int] = []
-        last = end - _RECORD_HEADER_BYTES
         append = starts.append
-        for _ in range(most):
-            if at > last:
-                break
-            append(at)
-            at += captured_at(data, at)[0] + _RECORD_HEADER_BYTES
+        try:
+            for _ in repeat(None, most):
+                append(at)
+                (captured,) = captured_at(data, at)
+                at += captured + _RECORD_HEADER_BYTES
+        except struct.error:  # behind the window; asking each time whether that is so would cost a fifth
+            starts.pop()
         width = _RECORD_HEADER_BYTES + self._snap_bytes
         windows = np.ndarray((_WINDOW_BYTES + 1,), dtype=f"V{width}", buffer=self._window, strides=(1,))
         places = np.array(starts, dtype=np.int64)
