@@ -1,7 +1,7 @@
 """The contract written down for people and other implementations: protocol page and JSON Schemas."""
 
-import re
-from typing import Any
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from contract import CONTRACT_VERSION
 from contract.messages import Message
@@ -61,5 +61,17 @@ def _expiry_text(topic: Topic) -> str:
 
 
 def _type_text(annotation: object) -> str:
-    text = annotation.__name__ if isinstance(annotation, type) else str(annotation)
-    return re.sub(r"\b(?:contract|typing|annotated_types)\.(?:\w+\.)*", "", text).split("Annotated[", 1)[0] or "value"
+    """Return a type as it reads in a table: without the constraints, which are in the JSON Schema."""
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if annotation is None or annotation is NoneType:
+        return "None"
+    if annotation is Ellipsis:
+        return "..."
+    if origin is Annotated:
+        return _type_text(arguments[0])
+    if origin is Literal:
+        return " or ".join(f"`{value}`" for value in arguments)
+    if origin in (Union, UnionType):
+        return " or ".join(_type_text(argument) for argument in arguments)
+    name = str(getattr(origin or annotation, "__name__", annotation))
+    return f"{name}[{', '.join(_type_text(argument) for argument in arguments)}]" if arguments else name
