@@ -6,7 +6,6 @@ are read, each where the one before it ends; a segment that continues a long mes
 happen to look like a message, one of these.
 """
 
-from collections.abc import Callable
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -14,9 +13,13 @@ from device_agent.capture import scapy_setup  # noqa: F401 - before any other mo
 from device_agent.flows.applications import Kind, bits_of
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from scapy.packet import Packet
 
 _MAX_MESSAGES = 8
+_REMEMBERED = 1_024
+"""Heads of a layer; those asked for longest ago go."""
 
 _CONNECT, _PUBLISH, _SUBSCRIBE = 1, 3, 8
 _MQTT_BITS = {
@@ -25,6 +28,8 @@ _MQTT_BITS = {
     _SUBSCRIBE: bits_of("mqtt_subscribe"),
 }
 _MQTT_NAMES = (b"\x00\x04MQTT", b"\x00\x06MQIsdp")
+_MQTT_HEAD = 5
+_NO_MESSAGE = (0,)
 _QOS_1 = (6, 8, 10)
 """PUBREL, SUBSCRIBE and UNSUBSCRIBE are of QoS 1, all others but PUBLISH of 0."""
 _COAP_BITS = {0: bits_of("coap_request"), **dict.fromkeys((2, 4, 5), bits_of("coap_response"))}
@@ -32,22 +37,16 @@ _QUERY, _FAILURE, _DISCOVERY = bits_of("dns_query"), bits_of("dns_failure"), bit
 _SSDP = (b"M-SEARCH * HTTP/1.1", b"NOTIFY * HTTP/1.1", b"HTTP/1.1 200 OK")
 _HELLO, _DHCP = bits_of("tls_hello"), bits_of("dhcp")
 _HELLOS = (1, 2)
+_LEAST_DHCP = 44
 _DHCP_COOKIE_AT, _DHCP_COOKIE = 236, b"\x63\x82\x53\x63"
 _DHCP6_TYPES = range(1, 37)
-
-_COAP_BYTES, _DNS_BYTES, _BOOTP_BYTES = 4, 12, 28
-"""Lengths of the heads: the fields that are dissected."""
-_DNS_FACTS = slice(2, 6)
-_HEADS = 1_024
-"""Heads whose meaning is remembered, of each kind."""
-
-_Read = Callable[[bytes], int | None]
 
 
 class ScapyDissector:
     """Reads payloads with Scapy; see ``device_agent.flows.applications.Dissector``.
 
-    Scapy's application layers are loaded by making one, about 6 MB.
+    Making one loads Scapy's application layers, about 6 MB. Heads without message numbers are few, so what they say is
+    remembered: a head that is known takes a microsecond, another one fifty.
     """
 
     def __init__(self) -> None:
@@ -56,14 +55,11 @@ class ScapyDissector:
         from scapy.layers.dhcp import BOOTP  # noqa: PLC0415
         from scapy.layers.dns import DNS  # noqa: PLC0415
 
-        self._mqtt = _head(MQTT, "type", "len")
-        self._coap = _head(CoAP, "ver", "msg_id")
-        self._dns = _head(DNS, "id", "arcount")
-        self._bootp = _head(BOOTP, "op", "giaddr")
-        remember = lru_cache(maxsize=_HEADS)
-        self._coap_bits, self._bootp_bits = remember(self._coap_bits_of), remember(self._bootp_bits_of)
-        self._dns_bits, self._mdns_bits = remember(self._dns_bits_of), remember(self._mdns_bits_of)
-        self._readers: dict[Kind, _Read] = {
+        self._mqtt = _Head(MQTT, ("type", "DUP", "QOS", "RETAIN", "len"))
+        self._coap = _Head(CoAP, ("ver", "tkl", "code"))
+        self._dns = _Head(DNS, ("qr", "opcode", "rcode", "qdcount", "arcount"))
+        self._bootp = _Head(BOOTP, ("op", "hlen", "hops"))
+        self._readers: dict[Kind, Callable[[bytes], int | None]] = {
             Kind.MQTT: self._read_mqtt,
             Kind.COAP: self._read_coap,
             Kind.DNS: self._read_dns,
@@ -87,90 +83,91 @@ class ScapyDissector:
             if at >= len(payload):
                 break
             try:
-                message = self._mqtt(payload[at:])
-                body = bytes(message.payload)
-                found = _mqtt_bits(message, body)
-                after = len(payload) - len(body) + int(message.len)
+                head, size = self._mqtt.read(payload[at : at + _MQTT_HEAD])
+                found = _mqtt_bits(head, payload[at + size :])
             except Exception:  # noqa: BLE001 - as above
-                found, after = None, 0
+                found, head, size = None, _NO_MESSAGE, 0
             if found is None:
                 # What came before holds.
                 return bits if at else None
-            bits, at = bits | found, after
+            bits, at = bits | found, at + size + head[-1]
         return bits
 
     def _read_coap(self, payload: bytes) -> int | None:
-        return self._coap_bits(_blanked(payload[:_COAP_BYTES], _COAP_BYTES, slice(0, 2)))
+        (version, token, code), _ = self._coap.read(payload[:2])
+        if version != 1 or token > 8 or len(payload) < 4:
+            return None
+        if not code:
+            return 0
+        return _COAP_BITS.get(code >> 5)
 
     def _read_dns(self, payload: bytes) -> int | None:
-        return self._dns_bits(_blanked(payload[:_DNS_BYTES], _DNS_BYTES, _DNS_FACTS))
+        (is_answer, opcode, failure, questions, _), _ = self._dns.read(payload[2:12])
+        if is_answer:
+            return _FAILURE if failure else 0
+        if not questions or failure:
+            return None
+        return 0 if opcode else _QUERY
 
     def _read_mdns(self, payload: bytes) -> int | None:
-        return self._mdns_bits(_blanked(payload[:_DNS_BYTES], _DNS_BYTES, _DNS_FACTS))
+        (_, opcode, failure, _, _), _ = self._dns.read(payload[2:12])
+        return None if opcode or failure else _DISCOVERY
 
     def _read_dhcp(self, payload: bytes) -> int | None:
+        (operation, address_bytes, _), _ = self._bootp.read(payload[:4])
         cookie = payload[_DHCP_COOKIE_AT : _DHCP_COOKIE_AT + 4]
-        if not _DHCP_COOKIE.startswith(cookie):
-            return None
-        return self._bootp_bits(_blanked(payload[:_BOOTP_BYTES], _BOOTP_BYTES, slice(0, 3)))
-
-    def _coap_bits_of(self, payload: bytes) -> int | None:
-        head = self._coap(payload)
-        if head.ver != 1 or head.tkl > 8:
-            return None
-        if not head.code:
-            return 0
-        return _COAP_BITS.get(head.code >> 5)
-
-    def _dns_bits_of(self, payload: bytes) -> int | None:
-        head = self._dns(payload)
-        if head.qr:
-            return _FAILURE if head.rcode else 0
-        if not head.qdcount or head.rcode:
-            return None
-        return 0 if head.opcode else _QUERY
-
-    def _mdns_bits_of(self, payload: bytes) -> int | None:
-        head = self._dns(payload)
-        return None if head.opcode or head.rcode else _DISCOVERY
-
-    def _bootp_bits_of(self, payload: bytes) -> int | None:
-        head = self._bootp(payload)
-        return _DHCP if head.op in (1, 2) and head.hlen <= 16 else None
+        fits = operation in (1, 2) and address_bytes <= 16 and len(payload) >= _LEAST_DHCP
+        return _DHCP if fits and _DHCP_COOKIE.startswith(cookie) else None
 
 
-def _head(layer: "type[Packet]", first: str, last: str) -> "type[Packet]":
-    """Return a layer of the fields of another one from ``first`` to ``last``; what follows is payload."""
-    from scapy.packet import Packet  # noqa: PLC0415
+class _Head:
+    """The first fields of a layer of Scapy.
 
-    names = [field.name for field in layer.fields_desc]
-    fields = layer.fields_desc[names.index(first) : names.index(last) + 1]
-    return type(f"{layer.__name__}Head", (Packet,), {"name": f"head of {layer.__name__}", "fields_desc": fields})
-
-
-def _blanked(head: bytes, size: int, facts: slice) -> bytes:
-    """Return a whole head with all but ``facts``, the bytes that decide, set to 0; a cut one as it is.
-
-    Identifiers and counts go, so that heads are few, and each is dissected by Scapy once.
+    Parameters
+    ----------
+    layer
+        The layer.
+    names
+        Fields that are asked for, in their order; those between and behind the first and the last one are read too, or
+        left out.
     """
-    if len(head) < size:
-        return head
-    return bytes(facts.start) + head[facts] + bytes(size - facts.stop)
+
+    def __init__(self, layer: "type[Packet]", names: tuple[str, ...]) -> None:
+        from scapy.packet import Packet  # noqa: PLC0415
+
+        of_layer = [field.name for field in layer.fields_desc]
+        fields = layer.fields_desc[of_layer.index(names[0]) : of_layer.index(names[-1]) + 1]
+        self._layer = type(f"{layer.__name__}Head", (Packet,), {"name": layer.__name__, "fields_desc": fields})
+        self._names = names
+        self.read = lru_cache(_REMEMBERED)(self._read)
+
+    def _read(self, head: bytes) -> tuple[tuple[int, ...], int]:
+        """Return the values of the fields, and how many of the bytes they take.
+
+        Raises
+        ------
+        Exception
+            Whatever Scapy raises, if the bytes are too few or of no such layer.
+        """
+        packet = self._layer(head)
+        values = tuple(int(packet.getfieldval(name)) for name in self._names)
+        return values, len(head) - len(packet.payload)
 
 
-def _mqtt_bits(message: "Packet", body: bytes) -> int | None:
+def _mqtt_bits(head: tuple[int, ...], body: bytes) -> int | None:
     """Return the bits of one message, of which the body may be cut short; None if it is none."""
-    if message.type == _PUBLISH:
+    kind, again, qos, retain, size = head
+    if kind == _PUBLISH:
         topic = int.from_bytes(body[:2])
-        fits = len(body) >= 2 and topic + 2 <= message.len and message.QOS < 3
+        fits = len(body) >= 2 and topic + 2 <= size and qos < 3
         return _MQTT_BITS[_PUBLISH] if fits and not set(body[2 : 2 + topic]) & {0, *b"#+"} else None
-    if not message.type or message.DUP or message.RETAIN or int(message.type in _QOS_1) != message.QOS:
+    if not kind or again or retain or qos != int(kind in _QOS_1):
         return None
-    if message.type == _CONNECT and not body.startswith(_MQTT_NAMES):
+    if kind == _CONNECT and not body.startswith(_MQTT_NAMES):
         return None
-    if message.type == _SUBSCRIBE and (message.len < 5 or len(body) < 2):
+    if kind == _SUBSCRIBE and (size < 5 or len(body) < 2):
         return None
-    return _MQTT_BITS.get(message.type, 0)
+    return _MQTT_BITS.get(kind, 0)
 
 
 def _read_ssdp(payload: bytes) -> int | None:
