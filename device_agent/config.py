@@ -117,13 +117,13 @@ class FlowsConfig(_Section):
         Seconds.
     early_pkts, early_s
         A flow is judged early with its packet of this number, or with one so many seconds after its first, whichever
-        comes first; 0 = not for this reason.
+        comes first; 0 = not for this reason. Off by default: see docs/flows.md.
     """
 
     idle_s: float = Field(default=15.0, gt=0.0, le=3_600.0)
     active_s: float = Field(default=60.0, gt=0.0, le=86_400.0)
-    early_pkts: int = Field(default=32, ge=0, le=1_000_000)
-    early_s: float = Field(default=5.0, ge=0.0, le=86_400.0)
+    early_pkts: int = Field(default=0, ge=0, le=1_000_000)
+    early_s: float = Field(default=0.0, ge=0.0, le=86_400.0)
 
 
 class StoreConfig(_Section):

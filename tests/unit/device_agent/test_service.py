@@ -164,13 +164,17 @@ def test_damaged_stores_are_put_aside_and_the_agent_starts_fresh(tmp_path, captu
     assert PromptTrainer.started == 2
 
 
-def test_telemetry_counts_every_packet(tmp_path, captures):
-    agent, _ = run(settle(tmp_path, captures[0]))
+@pytest.mark.parametrize("early", ["", "[flows]\nearly_pkts = 8\nearly_s = 2.0\n"])
+def test_telemetry_counts_every_packet(tmp_path, captures, early):
+    agent, _ = run(settle(tmp_path, captures[0], early))
     told = agent.parts.telemetry(uptime_s=1.0)
+    assert told.counters["payloads-dissected"] > 100
+    assert told.flows == sum(agent.parts.pipeline.meter.counters.records.values()) - told.counters.get("flows-early", 0)
+    assert ("flows-early" in told.counters) == bool(early)
     meter = agent.parts.pipeline.meter.counters
     assert told.packets + told.ignored_packets == meter.packets > 1_000
     assert told.capture_state == "ended"
-    assert told.train_rows + told.validation_rows <= told.flows + told.counters["flows-early"]
+    assert told.train_rows + told.validation_rows <= told.flows + told.counters.get("flows-early", 0)
 
 
 def test_sigterm_ends_a_loop_that_waits_for_packets(tmp_path, captures):
