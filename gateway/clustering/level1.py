@@ -11,8 +11,8 @@ how often a fleet without structure looks as grouped: samples of one Gaussian wi
 fleet of ten that covariance is the grouping itself, so the test can only turn down what most such samples reach.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from math import ceil
 
 import numpy as np
@@ -21,7 +21,7 @@ from sklearn.cluster import HDBSCAN
 from sklearn.metrics import adjusted_rand_score, silhouette_score
 
 from gateway.clustering.identity import match_families
-from gateway.grouping import Grouping, Scaling, Vector, fit_scaling, make_group, one_group
+from gateway.grouping import Group, Grouping, Scaling, Vector, fit_scaling, make_group, one_group
 
 Labels = npt.NDArray[np.int64]
 
@@ -37,6 +37,9 @@ _NULL_UP_TO = 200
 _SUBSAMPLE = 0.8
 _MAX_MIN_SIZE = 20
 _EXACT_UP_TO = 2_000
+_SAMPLE = 1_000
+_AT_ONCE = 1_024
+"""Devices that are placed at a time: signatures of a large fleet would fill the memory twice."""
 _MIN_SAMPLES_GROWS_AT = 200
 _STRAY_FACTOR = 2.0
 _STRAY_QUANTILE = 0.8
@@ -91,40 +94,41 @@ def find_families(
 
     Notes
     -----
-    Exact up to 2,000 devices; above, a sample of 2,000 is clustered and the others join the nearest group within its
+    Exact up to 2,000 devices; above, a sample of 1,000 is clustered and the others join the nearest group within its
     radius. Deterministic for a seeded ``rng``, whatever the order of the mapping.
     """
     devices = sorted(vectors)
     needed = 2 * settings.min_size
     if len(devices) < needed:
         return one_group(vectors, f"{len(devices)} traffic signatures, {needed} are needed to look for families", {})
-    matrix = np.stack([vectors[device] for device in devices])
+    chosen = np.arange(len(devices))
+    if len(devices) > _EXACT_UP_TO:
+        chosen = np.sort(rng.choice(len(devices), _SAMPLE, replace=False))
+    asked = [devices[i] for i in chosen]
+    matrix = np.stack([vectors[device] for device in asked])
     contrast: dict[str, float] = {}
     if flows is not None:
-        own = np.array([(noise or {}).get(device, 0.0) for device in devices])
-        value = _contrast(matrix, np.array([flows[device] for device in devices]), own)
+        own = np.array([(noise or {}).get(device, 0.0) for device in asked])
+        value = _contrast(matrix, np.array([flows[device] for device in asked]), own)
         contrast["contrast"] = value
         if value < settings.contrast:
             reason = f"the devices hardly differ: contrast {value:.1f}, {settings.contrast:.1f} is needed"
             return one_group(vectors, reason, {"gate": 0.0, **contrast})
     scaling = fit_scaling(matrix)
     z = scaling.project(matrix)
-    chosen = np.arange(len(devices))
-    if len(devices) > _EXACT_UP_TO:
-        chosen = np.sort(rng.choice(len(devices), _EXACT_UP_TO, replace=False))
-    labels, measures, refusal = _judge(z[chosen], settings, rng)
+    labels, measures, refusal = _judge(z, settings, rng)
     measures |= contrast
     if refusal is not None:
         return one_group(vectors, refusal, measures)
+    found = [make_group([asked[i] for i in rows], z[rows]) for rows in _rows_by_label(labels)]
     full = np.full(len(devices), _NOISE)
+    if len(asked) < len(devices):
+        full = _nearest_within(vectors, devices, found, scaling)
     full[chosen] = labels
-    if len(chosen) < len(devices):
-        full = _join_nearest(z, full)
-    members = [np.flatnonzero(full == label) for label in range(int(labels.max()) + 1)]
-    names = [tuple(devices[i] for i in rows) for rows in members]
-    kept = match_families([frozenset(n) for n in names], earlier or {})
-    groups = tuple(make_group(n, z[rows], k) for n, rows, k in zip(names, members, kept, strict=True))
+    names = [tuple(devices[i] for i in rows) for rows in _rows_by_label(full)]
     fits_none = tuple(devices[i] for i in np.flatnonzero(full == _NOISE))
+    kept = match_families([frozenset(n) for n in names], earlier or {})
+    groups = tuple(replace(g, members=n, keeps=k) for g, n, k in zip(found, names, kept, strict=True))
     reason = f"{len(groups)} families, separation {measures['gate']:.2f}, stability {measures['stability']:.2f}"
     return Grouping(True, groups, fits_none, reason, {"devices": float(len(devices)), **measures}, scaling)
 
@@ -234,16 +238,22 @@ def separation_of(vectors: Mapping[str, Vector], members: Mapping[str, frozenset
     return _separation(scaling.project(np.stack([vectors[device] for device in there])), labels)
 
 
-def _join_nearest(z: Vector, labels: Labels) -> Labels:
-    """Put devices outside the sample into the nearest group whose radius holds them."""
-    result = labels.copy()
-    groups = [make_group((), z[labels == label]) for label in range(int(labels.max()) + 1)]
+def _rows_by_label(labels: Labels) -> list[npt.NDArray[np.int64]]:
+    return [np.flatnonzero(labels == label) for label in range(int(labels.max()) + 1)]
+
+
+def _nearest_within(
+    vectors: Mapping[str, Vector], devices: Sequence[str], groups: Sequence[Group], scaling: Scaling
+) -> Labels:
+    """Return the nearest group whose radius holds a device, ``_NOISE`` if none does, as for any late joiner."""
     centroids = np.stack([group.centroid for group in groups])
-    squares = (z * z).sum(axis=1)[:, None] + (centroids * centroids).sum(axis=1) - 2.0 * z @ centroids.T
-    distances = np.sqrt(np.maximum(squares, 0.0))
-    nearest = distances.argmin(axis=1)
     radii = np.array([group.radius for group in groups])
-    inside = distances[np.arange(len(z)), nearest] <= radii[nearest]
-    join = (labels == _NOISE) & inside
-    result[join] = nearest[join]
+    lengths = (centroids * centroids).sum(axis=1)
+    result = np.empty(len(devices), dtype=np.int64)
+    for start in range(0, len(devices), _AT_ONCE):
+        z = scaling.project(np.array([vectors[device] for device in devices[start : start + _AT_ONCE]]))
+        squares = np.einsum("ij,ij->i", z, z)[:, None] + lengths - 2.0 * z @ centroids.T
+        nearest = squares.argmin(axis=1)
+        distances = np.sqrt(np.maximum(squares[np.arange(len(z)), nearest], 0.0))
+        result[start : start + _AT_ONCE] = np.where(distances <= radii[nearest], nearest, _NOISE)
     return result

@@ -42,12 +42,13 @@ class ScaleFigures:
 
 
 def search_cost(devices: int = 100_000, seed: int = 5) -> ScaleFigures:
-    """Search for families among generated signatures of 32 components: 20 families and 5 % outliers."""
+    """Search for families among generated signatures of the schema's length: 20 families and 5 % outliers."""
     rng = np.random.default_rng(seed)
     family = rng.integers(0, _FAMILIES, devices)
     family[rng.random(devices) < _OUTLIERS] = -1
-    centres = rng.normal(0.0, 1.0, (_FAMILIES, 32))
-    matrix = np.where(family[:, None] >= 0, centres[family], rng.normal(0.0, 2.0, (devices, 32)))
+    length = 2 * N_FEATURES
+    centres = rng.normal(0.0, 1.0, (_FAMILIES, length))
+    matrix = np.where(family[:, None] >= 0, centres[family], rng.normal(0.0, 2.0, (devices, length)))
     matrix += 0.15 * rng.normal(size=matrix.shape)
     vectors = {f"device-{i:06d}": matrix[i] for i in range(devices)}
     warm = dict(list(vectors.items())[:200])
