@@ -46,7 +46,9 @@ def to_model_input(raw: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.float32
         repaired = int(np.count_nonzero(bad))
         raw = np.where(bad, 0.0, raw)
     # Float64 up to the last step: its logarithm rounds to the same float32 everywhere, that of float32 does not.
-    values = raw * _PER_UNIT
+    # What overflows is above the top, where it is cut anyway.
+    with np.errstate(over="ignore"):
+        values = raw * _PER_UNIT
     np.minimum(values, _TOP, out=values)
     values += 1.0
     np.log(values, out=values)
