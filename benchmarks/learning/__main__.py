@@ -15,7 +15,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 
-from benchmarks.learning import equality, footprint, processes, quality, speed
+from benchmarks.learning import equality, footprint, processes, quality, quantised, speed
 from contract.initial import initial_theta
 from contract.model import DEFAULT_SPEC
 from device_agent.inference.engine import Engine
@@ -53,10 +53,7 @@ def main() -> int:
     }
     print(json.dumps({"epoch_cpu_s": epochs, "rows_per_s": scores, "single_flow_p99_us": p99}, indent=1))
     print("quality")
-    tables = {}
-    for table in quality.load_tables(Path(options.data)):
-        tables[table.name] = {"split": table.split, "models": quality.measure(table, epochs=5 if options.quick else 20)}
-        print_quality(table, tables[table.name]["models"])
+    tables, int8 = measure_quality(Path(options.data), epochs=5 if options.quick else 20, repeats=repeats)
 
     ours = [v for case in equal.values() for key, v in case.items() if not key.startswith("keras")]
     bars = {
@@ -72,6 +69,15 @@ def main() -> int:
         "single_flow_p99_us": bar(round(p99[detecting.name], 1), 1_000.0, low=True),
         "epoch_beside_numpy": bar(round(epochs["numpy"] / epochs["litert"], 2), 1.0),
     }
+    for name in ("litert", "numpy"):
+        bars[f"scoring_rows_per_s_{name}_with_transform_batch_256"] = bar(
+            scores[name]["with_transform_batch_256"], 1_500_000
+        )
+        bars[f"scoring_rows_per_s_{name}_with_transform_batch_64"] = bar(
+            scores[name]["with_transform_batch_64"], 1_500_000
+        )
+    for figure in ("class_macro_f1_lost_points", "alarm_macro_f1_lost_points") if int8 else ():
+        bars[f"int8_{figure}"] = bar(max(cost[figure] for cost in int8.values()), 1.0, low=True)
     if "installed_mb" in sizes["agent"]:
         bars["installed_mb"] = bar(sizes["agent"]["installed_mb"], 150.0, low=True)
     if "sklearn" in epochs:
@@ -95,6 +101,7 @@ def main() -> int:
             "rows_per_s": scores,
             "single_flow_p99_us": p99,
             "quality": tables,
+            "int8": int8 or "not measured: no interpreter with TensorFlow",
         },
     }
     RESULT.parent.mkdir(parents=True, exist_ok=True)
@@ -150,14 +157,40 @@ def compare(engines: list[Engine], keras: dict[str, np.ndarray]) -> dict[str, di
     for name, case in equality.CASES.items():
         runs = {engine.name: equality.run(engine, case) for engine in engines}
         runs["float64"] = equality.run_wide(DEFAULT_SPEC.layout, case)
-        if f"{name}/gradient" in keras:
-            runs["keras"] = (keras[f"{name}/gradient"], keras[f"{name}/weights"])
+        if f"{name}/gradients" in keras:
+            gradients, weights = keras[f"{name}/gradients"], keras[f"{name}/weights"]
+            runs["keras"] = (gradients[0], weights)
+            replayed = equality.replay(DEFAULT_SPEC.layout, case, gradients)
+            rounding = equality.relative(replayed, weights)
         found[name] = {}
         for other in [key for key in runs if key != "numpy"]:
             for number, what in enumerate(("gradient", "weights")):
                 found[name][f"{other}_{what}"] = equality.relative(runs[other][number], runs["numpy"][number])
+        if "keras" in runs:
+            found[name]["keras_optimiser_on_its_gradients"] = rounding
         print("  " + f"{name:20}", {key: f"{value:.1e}" for key, value in found[name].items()})
     return found
+
+
+def measure_quality(
+    root: Path, *, epochs: int, repeats: int
+) -> tuple[dict[str, dict[str, object]], dict[str, dict[str, float]]]:
+    """Return the figures of every table there is, and those of int8 for the tables of our own features."""
+    tables: dict[str, dict[str, object]] = {}
+    int8: dict[str, dict[str, float]] = {}
+    for table in quality.load_tables(root):
+        models = quality.measure(table, epochs=epochs)
+        print_quality(table, models)
+        tables[table.name] = {"split": table.split, "rows": quality.row_counts(table), "models": models}
+        if table.name.startswith("MQTT"):
+            tables[table.name]["parts_drawn_at_random"] = quality.mixed_in_time(table, epochs=epochs)
+        cost = None
+        if table.x.shape[1] == DEFAULT_SPEC.inputs:
+            cost = quantised.measure(table, epochs=epochs, repeats=repeats)
+        if cost is not None:
+            int8[table.name] = cost
+            print(f"    int8: {json.dumps(cost)}")
+    return tables, int8
 
 
 def print_quality(table: quality.Table, models: dict[str, dict[str, float]]) -> None:

@@ -4,7 +4,7 @@ More steps would compare rounding: one flipped ReLU unit, amplified by Adam, out
 the agent's engines only, so that it also runs under emulation.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -85,6 +85,17 @@ def run(engine: Engine, case: Case) -> tuple[np.ndarray, np.ndarray]:
         first = first if len(first) else out.grad.copy()
         optimizer.step(out.grad)
     return first, optimizer.theta.copy()
+
+
+def replay(layout: Layout, case: Case, gradients: np.ndarray) -> np.ndarray:
+    """Return the weights that the agent's optimiser makes of gradients that somebody else computed.
+
+    The loss of the other side holds the FedProx term already.
+    """
+    optimizer = Optimizer(initial_theta(layout, 3), replace(case.settings, proximal_mu=0.0))
+    for gradient in gradients:
+        optimizer.step(gradient)
+    return optimizer.theta
 
 
 def run_wide(layout: Layout, case: Case) -> tuple[np.ndarray, np.ndarray]:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -34,8 +35,10 @@ def environment_of(name: str, *, install: bool) -> Path | None:
         return Path(convert)
     folder = CACHE / _FOLDERS[name]
     python = folder / "bin" / "python"
+    project = str(Path(__file__).resolve().parents[2])
+    if name == "agent" and install:
+        shutil.rmtree(folder, ignore_errors=True)  # made of the tree as it is, with its present requirements
     if not python.exists() and install:
-        project = str(Path(__file__).resolve().parents[2])
         packages = [package.format(project=project) for package in _PACKAGES[name]]
         try:
             subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True, timeout=120)

@@ -48,7 +48,7 @@ def flat(tensors):
 
 
 def follow(shape, case, theta0, rows):
-    """Return the first gradient and the weights after all steps."""
+    """Return all gradients and the weights after all steps."""
     model, variables = net(shape)
     assign(variables, theta0)
     options = {"global_clipnorm": case["clip"]} if case["clip"] else {}
@@ -59,7 +59,7 @@ def follow(shape, case, theta0, rows):
     else:
         optimizer = tf.keras.optimizers.Adam(case["rate"], **options)
     anchor = [tf.constant(v) for v in variables]
-    first = None
+    given = []
     for x, y, wc, wr in rows:
         with tf.GradientTape() as tape:
             logits, z = model(x, training=True)
@@ -74,9 +74,9 @@ def follow(shape, case, theta0, rows):
             if case["mu"]:
                 loss += 0.5 * case["mu"] * tf.add_n([tf.reduce_sum((v - a) ** 2) for v, a in zip(variables, anchor)])
         gradients = tape.gradient(loss, variables)
-        first = flat(gradients) if first is None else first
+        given.append(flat(gradients))
         optimizer.apply_gradients(zip(gradients, variables))
-    return first, flat([v.numpy() for v in variables])
+    return np.array(given), flat([v.numpy() for v in variables])
 
 
 def epoch_seconds(shape, x, y):
@@ -102,7 +102,7 @@ def main(question, answer):
     for name, case in json.loads(str(asked["cases"])).items():
         steps = case["steps"]
         rows = [tuple(asked[f"{name}/{step}/{part}"] for part in "xycr") for step in range(steps)]
-        found[f"{name}/gradient"], found[f"{name}/weights"] = follow(shape, case, asked["theta"], rows)
+        found[f"{name}/gradients"], found[f"{name}/weights"] = follow(shape, case, asked["theta"], rows)
     if "x" in asked:
         found["epoch_s"] = epoch_seconds(shape, asked["x"], asked["y"])
     with open("/proc/self/status", encoding="ascii") as status:

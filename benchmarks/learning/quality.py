@@ -8,7 +8,7 @@ rows) get the same rows and the same rule for the threshold.
 
 import csv
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -86,10 +86,29 @@ def measure(table: Table, *, epochs: int, seed: int = 0) -> dict[str, dict[str, 
     return found
 
 
+def row_counts(table: Table) -> dict[str, float]:
+    """Return how many benign rows each part has, and how many test rows lie outside what training saw.
+
+    The threshold cannot be finer than one validation row, and what training never saw is odd by definition.
+    """
+    benign = table.y == 0
+    seen = table.x[benign & table.train]
+    fresh = table.x[benign & table.test]
+    outside = ((fresh < seen.min(axis=0) - 1e-6) | (fresh > seen.max(axis=0) + 1e-6)).any(axis=1)
+    return {
+        "benign_train": int((benign & table.train).sum()),
+        "benign_validation": int((benign & table.validation).sum()),
+        "benign_test": int((benign & table.test).sum()),
+        "attack_test": int((~benign & table.test).sum()),
+        "benign_test_outside_training_range": _share(outside),
+    }
+
+
 _NAMES = {"both": "two-headed", "classifier": "classifier", "reconstruction": "reconstruction"}
 
 
-def _net(table: Table, layout: Layout, rows: np.ndarray, y: np.ndarray, epochs: int) -> dict[str, float]:
+def fit(table: Table, layout: Layout, rows: np.ndarray, y: np.ndarray, epochs: int) -> np.ndarray:
+    """Return the weights of a net trained on rows as a device does."""
     engine = NumpyEngine(layout)
     x, labels = table.x[rows], y[rows]
     keep = labels >= 0 if layout.heads == "classifier" else np.ones(len(labels), dtype=bool)
@@ -99,8 +118,13 @@ def _net(table: Table, layout: Layout, rows: np.ndarray, y: np.ndarray, epochs: 
     )
     times = max(1, -(-640 // int(keep.sum())))
     data = TrainData(np.tile(x[keep], (times, 1)), np.tile(labels[keep], times))
-    theta = train(engine, initial_theta(layout, 1), data, settings).theta
-    met_attacks = bool((labels > 0).any())
+    return train(engine, initial_theta(layout, 1), data, settings).theta
+
+
+def _net(table: Table, layout: Layout, rows: np.ndarray, y: np.ndarray, epochs: int) -> dict[str, float]:
+    engine = NumpyEngine(layout)
+    theta = fit(table, layout, rows, y, epochs)
+    met_attacks = bool((y[rows] > 0).any())
 
     def infer(mask: np.ndarray) -> Inference:
         seen = engine.infer(theta, table.x[mask])
@@ -115,10 +139,28 @@ def _net(table: Table, layout: Layout, rows: np.ndarray, y: np.ndarray, epochs: 
         return {}
     seen = infer(table.test)
     decision = decide(seen, calibration)
-    figures = _alarms(table, decision.alerted)
+    figures = alarm_figures(table, decision.alerted)
     if layout.classifies and met_attacks:
-        figures |= _classes(table, seen.probs)
+        figures |= class_figures(table, seen.probs)
     return figures
+
+
+def mixed_in_time(table: Table, *, epochs: int, share: float = 0.2, seeds: int = 5) -> dict[str, object]:
+    """Return the false alarms of the two-headed net when parts are drawn at random instead of by time.
+
+    Beside the same net on the split by time it tells drift between rounds from a threshold that is too coarse.
+    """
+    found = []
+    for seed in range(seeds):
+        rng = np.random.default_rng(seed)
+        place = rng.permutation(len(table.y)) / len(table.y)
+        mixed = replace(table, train=place < 0.5, validation=(place >= 0.5) & (place < 0.75), test=place >= 0.75)
+        labelled = rng.random(len(table.y)) < share
+        y = np.where(labelled, table.y, np.where(table.y == 0, -1, -2)).astype(np.int32)
+        layout = Layout(table.x.shape[1], table.classes, DEFAULT_SPEC.hidden, 32, "both")
+        found.append(_net(mixed, layout, mixed.train & (y > -2), y, epochs).get("false_alarm_share"))
+    known = [value for value in found if value is not None]
+    return {"labelled": share, "false_alarm_share": found, "mean": round(float(np.mean(known)), 4) if known else None}
 
 
 def _forests(table: Table, rows: np.ndarray, y: np.ndarray, seed: int) -> dict[str, dict[str, float]]:
@@ -136,11 +178,11 @@ def _forests(table: Table, rows: np.ndarray, y: np.ndarray, seed: int) -> dict[s
         probs = np.zeros((len(table.x), table.classes))
         probs[:, forest.classes_] = forest.predict_proba(table.x)
         score = 1.0 - probs[:, 0]
-        found["random forest"] = _alarms(table, _above(score, benign_validation, table.test))
-        found["random forest"] |= _classes(table, probs[table.test])
+        found["random forest"] = alarm_figures(table, _above(score, benign_validation, table.test))
+        found["random forest"] |= class_figures(table, probs[table.test])
     isolation = IsolationForest(n_estimators=100, random_state=seed).fit(table.x[rows & (table.y == 0)])
     score = -isolation.score_samples(table.x)
-    found["isolation forest"] = _alarms(table, _above(score, benign_validation, table.test))
+    found["isolation forest"] = alarm_figures(table, _above(score, benign_validation, table.test))
     return found
 
 
@@ -149,7 +191,7 @@ def _above(score: np.ndarray, benign: np.ndarray, test: np.ndarray) -> np.ndarra
     return score[test] > ordered[int(BUDGET_SHARE * len(ordered))]
 
 
-def _alarms(table: Table, alerted: np.ndarray) -> dict[str, float]:
+def alarm_figures(table: Table, alerted: np.ndarray) -> dict[str, float]:
     attack = table.y[table.test] > 0
     return {
         "recall": _share(alerted[attack]),
@@ -158,7 +200,7 @@ def _alarms(table: Table, alerted: np.ndarray) -> dict[str, float]:
     }
 
 
-def _classes(table: Table, probs: np.ndarray) -> dict[str, float]:
+def class_figures(table: Table, probs: np.ndarray) -> dict[str, float]:
     truth = table.y[table.test]
     p_attack = 1.0 - probs[:, 0]
     edges = np.clip((p_attack * 10).astype(int), 0, 9)

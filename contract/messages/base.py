@@ -31,7 +31,8 @@ class Message(BaseModel):
         Largest encoded size that is accepted.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
+    # Validators are built at first use: a device needs half of them, and all of them take 8 MB.
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants", defer_build=True)
 
     encoding: ClassVar[Encoding] = "cbor"
     max_bytes: ClassVar[int] = 65_536
