@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 
 from contract import codec
-from contract.features import N_FEATURES, SPAN
+from contract.features import FEATURES, N_FEATURES, SPAN
 from contract.initial import initial_theta
 from contract.messages import MarkSet, Verdict
 from contract.messages.truth import Coverage
@@ -75,13 +75,16 @@ def test_repeats_of_a_kind_that_went_quiet_are_counted():
     assert pipeline.counters.unreported == 2
 
 
+SPOKEN = next(number for number, feature in enumerate(FEATURES) if feature.kind == "log")
+
+
 class Scorer(NumpyEngine):
-    """Gives every flow the probability of a scan that its first feature says."""
+    """Gives every flow the probability of a scan that one of its features says."""
 
     def infer(self, theta, x):
         probs = np.zeros((len(x), N_CLASSES), np.float32)
-        probs[:, CLASS_INDEX["scan"]] = x[:, 0]
-        probs[:, 0] = 1.0 - x[:, 0]
+        probs[:, CLASS_INDEX["scan"]] = x[:, SPOKEN]
+        probs[:, 0] = 1.0 - x[:, SPOKEN]
         return Inference(probs, np.zeros(len(x), np.float32))
 
 
@@ -101,7 +104,9 @@ def test_flows_between_both_thresholds_belong_to_the_open_alert_of_their_source(
         identity["src_ip"][:, 15] = source
         identity["proto"] = 6
         features = np.zeros((len(scores), N_FEATURES))
-        features[:, 0] = np.array(scores) / SPAN
+        column = FEATURES[SPOKEN]
+        features[:, SPOKEN] = np.expm1(np.array(scores) / SPAN * np.log1p(column.per_unit * column.ceiling))
+        features[:, SPOKEN] /= column.per_unit
         pipeline.meter.next = FlowBatch(identity, features)
         pipeline.feed(packets(at_s))
         return suspects[-1]
