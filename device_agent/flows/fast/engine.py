@@ -1,7 +1,7 @@
 """``FastMeter``: the flow meter in C behind the interface of the others.
 
-Packets, flows and timeouts are C (``meter.c``). The windows of initiators and the records are made here, by the same
-code as for the columnar meter.
+Packets, flows and timeouts are C (``meter.c``), and so are the windows of initiators (``windows.c``). The records are
+made here, by the same code as for the columnar meter.
 """
 
 import ctypes
@@ -14,36 +14,19 @@ import numpy.typing as npt
 from device_agent.flows.applications import KINDS, MAX_PAYLOAD, Applications, Dissector, Kind
 from device_agent.flows.columnar.engine import supports
 from device_agent.flows.columnar.export import records
-from device_agent.flows.columnar.openings import N_OPENED, Openings
 from device_agent.flows.columnar.state import FLOW
 from device_agent.flows.fast.library import load
 from device_agent.flows.meter import IGNORE_REASONS, MeterCounters, MeterSettings
 from device_agent.flows.records import EndReason, FlowBatch, PacketBatch
+from device_agent.flows.windows import MAX_INITIATORS, MAX_VALUES, MOST_COUNTED, SATURATION, WINDOW_US, weights
 
 _SECOND_US = 1_000_000
 _EXPIRE_GRACE_US = _SECOND_US
 _LATEST_US = 1 << 62
 _MAX_OUT = 4_096
-_MAX_EVENTS = 8_192
-_DONE, _STEPPED, _SELECTED = 0, 2, 3
+_DONE, _SELECTED, _WEIGHTS = 0, 2, 3
 
 _Scalar = TypeVar("_Scalar", bound=np.generic)
-
-_EVENT = np.dtype(
-    [
-        ("key_0", "u8"),
-        ("key_1", "u8"),
-        ("v6_words", "u8", (4,)),
-        ("clock", "i8"),
-        ("number", "i8"),
-        ("slot", "i4"),
-        ("is_v6", "?"),
-        ("swapped", "?"),
-        ("answer", "?"),
-    ],
-    align=True,
-)
-"""The fields of ``state.EVENT``, and where the library keeps the flow."""
 
 
 class FastMeter:
@@ -77,14 +60,19 @@ class FastMeter:
         self._meter: int | None = None
         settings = settings or MeterSettings()
         library = load()
-        if library is None or library.kw_event_bytes() != _EVENT.itemsize:
+        if library is None:
             raise ValueError("no compiled meter for this machine; run scripts/build-fast or install the extra 'fast'")
         if not supports(settings):
             raise ValueError(f"timeouts too long for the compiled meter, use FlowMeter: {settings}")
         self._library = library
         seed = randbits(64) if seed is None else seed
         idle_us, active_us = round(settings.idle_s * _SECOND_US), round(settings.active_s * _SECOND_US)
-        self._meter = library.kw_new(idle_us, active_us, settings.max_flows, seed, _MAX_OUT, _MAX_EVENTS)
+        self._weights = weights(1)
+        self._windows = library.kw_windows_new(
+            *(MAX_INITIATORS, MAX_VALUES, SATURATION, MOST_COUNTED, WINDOW_US, seed),
+            *(self._weights.ctypes.data, len(self._weights)),
+        )
+        self._meter = library.kw_new(idle_us, active_us, settings.max_flows, seed, _MAX_OUT, self._windows)
         if not self._meter:
             raise MemoryError(f"no memory for a table of {settings.max_flows} flows")
         library.kw_early(self._meter, settings.early_pkts, settings.early_us)
@@ -94,11 +82,8 @@ class FastMeter:
         self._selected = self._view(library.kw_selected(self._meter), 3, np.dtype(np.int64))
         self._out = self._view(library.kw_out(self._meter), _MAX_OUT + 4, FLOW)
         self._reasons = self._view(library.kw_out_reason(self._meter), _MAX_OUT + 4, np.dtype(np.uint8))
-        self._events = self._view(library.kw_events(self._meter), _MAX_EVENTS + 2, _EVENT)
-        self._openings = Openings()
-        self._n_opened = 0
         self._closed: list[tuple[npt.NDArray[np.void], npt.NDArray[np.uint8]]] = []
-        self._totals = np.zeros(4 + len(IGNORE_REASONS) + len(EndReason), dtype=np.int64)
+        self._totals = np.zeros(5 + len(IGNORE_REASONS) + len(EndReason), dtype=np.int64)
         self.counters = MeterCounters()
 
     def __del__(self) -> None:
@@ -129,9 +114,11 @@ class FastMeter:
                 start += int(offsets[at])
                 bits = self._applications.dissect(Kind(kind), data[start : start + min(size, MAX_PAYLOAD)].tobytes())
                 continue
+            if why.value == _WEIGHTS:
+                self._weights = weights(self._library.kw_windows_wanted(self._windows))
+                self._library.kw_weights(self._meter, self._weights.ctypes.data, len(self._weights))
+                continue
             self._drain()
-            if why.value == _STEPPED:
-                self._openings.windows.clear()
         self.counters.packets += n
         return self._take()
 
@@ -156,30 +143,18 @@ class FastMeter:
         return np.ndarray((n,), dtype=dtype, buffer=memoryview(memory))
 
     def _drain(self) -> None:
-        """Take what was opened, answered and closed since the last time."""
-        library, meter = self._library, self._meter
-        n_events = library.kw_n_events(meter)
-        opened = np.zeros((0, N_OPENED))
-        if n_events:
-            opened = self._openings.note(self._events[:n_events])
-            self.counters.initiators_evicted = self._openings.windows.evicted
-            library.kw_set_opened(meter, opened.ctypes.data)
-        first = self._n_opened
-        self._n_opened += len(opened)
-        n_closed = library.kw_take(meter)
+        """Take the records that were closed since the last time."""
+        n_closed = self._library.kw_take(self._meter)
         if n_closed:
-            flows = self._out[:n_closed].copy()
-            recent = flows["number"] >= first
-            if len(opened) and recent.any():
-                flows["opened"][recent] = opened[flows["number"][recent] - first]
-            self._closed.append((flows, self._reasons[:n_closed].copy()))
+            self._closed.append((self._out[:n_closed].copy(), self._reasons[:n_closed].copy()))
 
     def _take(self) -> FlowBatch:
         """Bring the counters up to date; return and forget the records closed so far."""
         self._library.kw_counters(self._meter, self._totals.ctypes.data)
-        metered, flows, steps, skipped, *rest = self._totals.tolist()
+        metered, flows, steps, skipped, evicted, *rest = self._totals.tolist()
         counters, told = self.counters, self._applications
         counters.metered, counters.flows, counters.clock_steps = metered, flows, steps
+        counters.initiators_evicted = evicted
         counters.dissected, counters.undissected, counters.malformed = told.dissected, skipped, told.malformed
         counters.ignored.update(zip(IGNORE_REASONS, rest, strict=False))
         names = (reason.name.lower() for reason in EndReason)

@@ -2,31 +2,24 @@
  *
  * The rules are those of device_agent/flows/meter.py and packets.py; this file holds them a second time for speed and is
  * tested to give the same records. The table and the records belong to this library; Python views the records as an
- * array of FLOW (device_agent/flows/columnar/state.py), whose layout kw_flow_bytes() confirms. Windows of initiators stay
- * in Python: what was opened and answered is listed in `events`, and kw_set_opened() brings the features back. So does
- * dissection: kw_feed() stops at a selected packet, and the next call brings what it is. */
-#include <stdint.h>
-#include <stdlib.h>
-#include <string.h>
+ * array of FLOW (device_agent/flows/columnar/state.py), whose layout kw_flow_bytes() confirms. Windows of initiators are in
+ * windows.c. Dissection stays in Python: kw_feed() stops at a selected packet, and the next call brings what it is. */
+#include "table.h"
+#include "windows.h"
 
 enum { ARP, NON_IP, LINK_TYPE, TRUNCATED_LINK, TRUNCATED_IP, MALFORMED_IP, TRUNCATED_TRANSPORT, MALFORMED_TRANSPORT,
        AFTER_TCP_END, N_REASONS, METERED = -1 };
 enum { IDLE, ACTIVE, TCP_END, EVICT, FLUSH, EARLY, N_ENDS };
 enum { FIN = 1, SYN = 2, RST = 4, PSH = 8, ACK = 16, URG = 32 };
 enum { HANDSHAKE = 3, ANSWERED = 4, FIN_FORWARD = 8, FIN_BACKWARD = 16, CLOSED_FORWARD = 32, HAS_TCP = 64 };
-enum { N_OPENED = 7, EVENTS_A_PACKET = 2 };
-enum { DONE, FULL, STEPPED, SELECTED };             /* why a call returned */
-#define SECOND 1000000LL
+enum { DONE, FULL, SELECTED, WEIGHTS };             /* why a call returned */
 #define TRAILING (5 * SECOND)
 #define CLOCK_STEP (60 * SECOND)
 #define LATEST (1LL << 62)
 #define UNSEEN INT64_MAX
-#define NIL (-1)
 #define N_APPLICATIONS 10
 #define TLS 8                                       /* applications.Kind.TLS */
 #define HANDSHAKE_RECORD 0x16
-#define MIN(a, b) ((a) < (b) ? (a) : (b))
-#define MAX(a, b) ((a) > (b) ? (a) : (b))
 
 typedef struct {                                    /* state.FLOW, aligned */
     uint64_t key_0, key_1, v6_words[4];
@@ -43,36 +36,19 @@ typedef struct {                                    /* state.FLOW, aligned */
     uint32_t retransmitted[2], applications[N_APPLICATIONS];
 } flow_t;
 
-typedef struct { uint64_t k0, k1, x[4]; uint8_t v6; } keyed_t;
-
-typedef struct { keyed_t key; uint64_t hash; int32_t older, newer; } node_t;
-
-typedef struct {                                    /* keys to slots, and the slots in order of age */
-    node_t *nodes;
-    int32_t *index, *unused, n_unused, oldest, newest, n;
-    uint32_t mask;
-} table_t;
-
-typedef struct {                                    /* state.EVENT and the slot of the flow */
-    uint64_t key_0, key_1, v6_words[4];
-    int64_t clock, number;
-    int32_t slot;
-    uint8_t is_v6, swapped, answer;
-} event_t;
-
 typedef struct {
     table_t live, ended;
     flow_t *flows;
+    int32_t *initiators;                            /* where windows.c keeps the initiator of each flow */
+    windows_t *windows;
     uint64_t seed;
     int64_t *ended_us, idle, active, clock, next_tick, early_us;
-    int32_t max_flows, early_pkts;
+    int32_t max_flows, early_pkts, wants_weights;
     uint8_t *kinds;                                 /* applications.KINDS; NULL without a dissector */
     int64_t second, left, per_s, selected[3];       /* budget; the selected packet: kind, begin and size of its payload */
     flow_t *out;                                    /* closed flows, to be taken by Python */
     uint8_t *out_reason;
     int32_t n_out, max_out;
-    event_t *events;
-    int32_t n_events, max_events;
     int64_t metered, opened, steps, skipped, ignored[N_REASONS], closed[N_ENDS];
 } meter_t;
 
@@ -83,88 +59,6 @@ typedef struct {
     uint16_t window, sport, dport;
     uint8_t flags, has_tcp, swapped, symmetric;
 } packet_t;
-
-/* ---- keys ---- */
-
-static uint64_t mix(uint64_t w) {
-    w = (w ^ (w >> 30)) * 0xBF58476D1CE4E5B9ULL;
-    w = (w ^ (w >> 27)) * 0x94D049BB133111EBULL;
-    return w ^ (w >> 31);
-}
-
-static uint64_t hash(const meter_t *m, const keyed_t *k) {
-    uint64_t h = mix(k->k0 + m->seed);
-    if (k->v6) for (int i = 0; i < 4; i++) h = mix(h + k->x[i]);
-    return mix(h + k->k1 + k->v6);
-}
-
-static int same(const keyed_t *a, const keyed_t *b) {
-    return a->k1 == b->k1 && a->k0 == b->k0 && a->v6 == b->v6 && (!a->v6 || !memcmp(a->x, b->x, sizeof a->x));
-}
-
-static int table_new(table_t *t, int32_t n) {
-    uint32_t size = 16;
-    while (size < 2u * (uint32_t)n) size *= 2;
-    t->mask = size - 1;
-    t->nodes = malloc(sizeof(node_t) * n);
-    t->index = malloc(sizeof(int32_t) * size);
-    t->unused = malloc(sizeof(int32_t) * n);
-    if (!t->nodes || !t->index || !t->unused) return 0;
-    memset(t->index, 0xFF, sizeof(int32_t) * size);
-    for (int32_t i = 0; i < n; i++) t->unused[i] = n - 1 - i;
-    t->n_unused = n;
-    t->oldest = t->newest = NIL;
-    t->n = 0;
-    return 1;
-}
-
-static int32_t find(const table_t *t, const keyed_t *k, uint64_t h) {
-    for (uint32_t i = (uint32_t)h & t->mask;; i = (i + 1) & t->mask) {
-        int32_t s = t->index[i];
-        if (s == NIL) return NIL;
-        if (t->nodes[s].hash == h && same(&t->nodes[s].key, k)) return s;
-    }
-}
-
-static void unlink_node(table_t *t, int32_t s) {
-    node_t *n = &t->nodes[s];
-    if (n->older == NIL) t->oldest = n->newer; else t->nodes[n->older].newer = n->newer;
-    if (n->newer == NIL) t->newest = n->older; else t->nodes[n->newer].older = n->older;
-}
-
-static void append(table_t *t, int32_t s) {
-    t->nodes[s].older = t->newest;
-    t->nodes[s].newer = NIL;
-    if (t->newest == NIL) t->oldest = s; else t->nodes[t->newest].newer = s;
-    t->newest = s;
-}
-
-static int32_t insert(table_t *t, const keyed_t *k, uint64_t h) {
-    uint32_t i = (uint32_t)h & t->mask;
-    while (t->index[i] != NIL) i = (i + 1) & t->mask;
-    int32_t s = t->unused[--t->n_unused];
-    t->index[i] = s;
-    t->nodes[s].key = *k;
-    t->nodes[s].hash = h;
-    append(t, s);
-    t->n++;
-    return s;
-}
-
-static void delete(table_t *t, int32_t s) {
-    uint32_t i = (uint32_t)t->nodes[s].hash & t->mask;
-    while (t->index[i] != s) i = (i + 1) & t->mask;
-    for (uint32_t j = i;;) {                        /* close the gap, so that there are no marks of removed keys */
-        j = (j + 1) & t->mask;
-        if (t->index[j] == NIL) break;
-        uint32_t home = (uint32_t)t->nodes[t->index[j]].hash & t->mask;
-        if (((j - home) & t->mask) >= ((j - i) & t->mask)) { t->index[i] = t->index[j]; i = j; }
-    }
-    t->index[i] = NIL;
-    unlink_node(t, s);
-    t->unused[t->n_unused++] = s;
-    t->n--;
-}
 
 /* ---- parsing: device_agent/flows/packets.py ---- */
 
@@ -412,10 +306,10 @@ static int advance(meter_t *m, int64_t now) {
     } else if (now > m->clock) m->clock = now;
     else if (now < m->clock - CLOCK_STEP) {
         if (!close_all(m)) return FULL;
+        kw_windows_clear(m->windows);
         m->steps++;
         m->clock = now;
         m->next_tick = now - now % SECOND + SECOND;
-        return STEPPED;
     }
     return DONE;
 }
@@ -425,13 +319,6 @@ static void remember_end(meter_t *m, const keyed_t *key, uint64_t h, int64_t now
     if (e != NIL) delete(&m->ended, e);
     if (m->ended.n >= m->max_flows) delete(&m->ended, m->ended.oldest);
     m->ended_us[insert(&m->ended, key, h)] = now;
-}
-
-static void tell(meter_t *m, int32_t slot, int answer) {
-    const flow_t *f = &m->flows[slot];
-    m->events[m->n_events++] = (event_t){.key_0 = f->key_0, .key_1 = f->key_1,
-        .v6_words = {f->v6_words[0], f->v6_words[1], f->v6_words[2], f->v6_words[3]},
-        .clock = m->clock, .number = f->number, .slot = slot, .is_v6 = f->is_v6, .swapped = f->swapped, .answer = answer};
 }
 
 static int32_t open_flow(meter_t *m, const packet_t *p, uint64_t h, int64_t now) {
@@ -447,12 +334,12 @@ static int32_t open_flow(meter_t *m, const packet_t *p, uint64_t h, int64_t now)
     f->answered = 0;
     f->part = 0;
     f->number = m->opened++;
-    memset(f->opened, 0, sizeof f->opened);
     f->window[0] = f->window[1] = -1;
     f->top[0] = f->top[1] = -1;
     f->isn = -1;
     begin(f, now);
-    tell(m, slot, 0);
+    m->initiators[slot] = kw_windows_open(m->windows, &p->key, f->swapped, m->clock, f->number, f->opened);
+    m->wants_weights = kw_windows_wanted(m->windows) != 0;
     return slot;
 }
 
@@ -487,7 +374,7 @@ static int is_early(const meter_t *m, const flow_t *f) {
 }
 
 static void meter_packet(meter_t *m, const packet_t *p, int64_t now, uint32_t bits) {
-    uint64_t h = hash(m, &p->key);
+    uint64_t h = hash(m->seed, &p->key);
     int32_t slot = find(&m->live, &p->key, h);
     int opens_tcp = (p->flags & (SYN | ACK)) == SYN;
     if (slot != NIL) {
@@ -524,7 +411,7 @@ static void meter_packet(meter_t *m, const packet_t *p, int64_t now, uint32_t bi
     int forward = p->symmetric || p->swapped == f->swapped;
     if (!forward && !f->answered && !(p->flags & RST)) {
         f->answered = 1;
-        tell(m, slot, 1);
+        kw_windows_answer(m->windows, m->initiators[slot], f->number);
     }
     int was_early = f->part || is_early(m, f);
     count(f, p, now, !forward);
@@ -543,29 +430,28 @@ static void meter_packet(meter_t *m, const packet_t *p, int64_t now, uint32_t bi
 /* ---- what Python calls ---- */
 
 int64_t kw_flow_bytes(void) { return sizeof(flow_t); }
-int64_t kw_event_bytes(void) { return sizeof(event_t); }
 
 void kw_free(meter_t *m) {
     if (!m) return;
-    free(m->live.nodes); free(m->live.index); free(m->live.unused);
-    free(m->ended.nodes); free(m->ended.index); free(m->ended.unused);
-    free(m->flows); free(m->ended_us);
-    free(m->out); free(m->out_reason); free(m->events); free(m->kinds);
+    table_free(&m->live); table_free(&m->ended); kw_windows_free(m->windows);
+    free(m->flows); free(m->initiators); free(m->ended_us);
+    free(m->out); free(m->out_reason); free(m->kinds);
     free(m);
 }
 
-meter_t *kw_new(int64_t idle, int64_t active, int32_t max_flows, uint64_t seed, int32_t max_out, int32_t max_events) {
+/* A meter, which frees `windows` when it is freed itself; NULL, and they are freed, if there is no memory. */
+meter_t *kw_new(int64_t idle, int64_t active, int32_t max_flows, uint64_t seed, int32_t max_out, windows_t *windows) {
     meter_t *m = calloc(1, sizeof *m);
-    if (!m) return NULL;
+    if (!m) { kw_windows_free(windows); return NULL; }
     m->idle = idle; m->active = active; m->max_flows = max_flows; m->seed = seed;
-    m->max_out = max_out; m->max_events = max_events;
+    m->max_out = max_out; m->windows = windows;
     int ok = table_new(&m->live, max_flows) && table_new(&m->ended, max_flows);
     m->flows = malloc(sizeof(flow_t) * max_flows);
+    m->initiators = malloc(sizeof(int32_t) * max_flows);
     m->ended_us = malloc(sizeof(int64_t) * max_flows);
     m->out = calloc(max_out + 4, sizeof(flow_t));   /* a packet closes at most three flows itself */
     m->out_reason = calloc(max_out + 4, 1);
-    m->events = calloc(max_events + EVENTS_A_PACKET, sizeof(event_t));
-    if (ok && m->flows && m->ended_us && m->out && m->out_reason && m->events) return m;
+    if (ok && windows && m->flows && m->initiators && m->ended_us && m->out && m->out_reason) return m;
     kw_free(m);
     return NULL;
 }
@@ -585,14 +471,22 @@ int32_t kw_select(meter_t *m, const uint8_t *kinds, int64_t per_s) {
     return 1;
 }
 
+/* Go on with a table of `n` weights, which reaches kw_windows_wanted(). */
+void kw_weights(meter_t *m, const int64_t *weights, int64_t n) {
+    kw_windows_weights(m->windows, weights, n);
+    m->wants_weights = kw_windows_wanted(m->windows) != 0;
+}
+
 /* Meter the packets from `at` to `n`; return the first one not consumed, and in `why` the reason to stop there. SELECTED:
- * kw_selected() tells of its payload, and the next call brings as `bits` what it is; else `bits` is -1. */
+ * kw_selected() tells of its payload, and the next call brings as `bits` what it is; else `bits` is -1. WEIGHTS: the
+ * windows want a longer table first. */
 int64_t kw_feed(meter_t *m, const uint8_t *data, const int64_t *offsets, const int64_t *times, const int32_t *wire,
                 int32_t link_type, int64_t at, int64_t n, int32_t bits, int32_t *why) {
     packet_t p;
     *why = DONE;
     for (; at < n; at++) {
-        if (m->n_out >= m->max_out || m->n_events >= m->max_events) { *why = FULL; return at; }
+        if (m->n_out >= m->max_out) { *why = FULL; return at; }
+        if (m->wants_weights) { *why = WEIGHTS; return at; }
         int64_t now = MIN(MAX(times[at], 0), LATEST);
         if ((*why = advance(m, now)) != DONE) return at;
         int reason = parse(&p, data + offsets[at], offsets[at + 1] - offsets[at], wire[at], link_type);
@@ -615,31 +509,18 @@ int32_t kw_expire(meter_t *m, int64_t now) { return now > m->clock ? advance(m, 
 
 int32_t kw_flush(meter_t *m) { return close_all(m) ? DONE : FULL; }
 
-/* Store the features of the listed openings in the flows that still live, and begin a new list. */
-void kw_set_opened(meter_t *m, const double *opened) {
-    for (int32_t i = 0; i < m->n_events; i++) {
-        const event_t *e = &m->events[i];
-        if (e->answer) continue;
-        flow_t *f = &m->flows[e->slot];
-        if (f->number == e->number) memcpy(f->opened, opened, sizeof f->opened);
-        opened += N_OPENED;
-    }
-    m->n_events = 0;
-}
-
 /* Sizes and places of everything Python views; `n_out` is reset by taking. */
 flow_t *kw_out(meter_t *m) { return m->out; }
 uint8_t *kw_out_reason(meter_t *m) { return m->out_reason; }
-event_t *kw_events(meter_t *m) { return m->events; }
 int32_t kw_take(meter_t *m) { int32_t n = m->n_out; m->n_out = 0; return n; }
 int64_t *kw_selected(meter_t *m) { return m->selected; }
-int32_t kw_n_events(meter_t *m) { return m->n_events; }
 int32_t kw_live(meter_t *m) { return m->live.n; }
 
 void kw_counters(meter_t *m, int64_t *to) {
     to[0] = m->metered; to[1] = m->opened; to[2] = m->steps; to[3] = m->skipped;
-    memcpy(to + 4, m->ignored, sizeof m->ignored);
-    memcpy(to + 4 + N_REASONS, m->closed, sizeof m->closed);
+    to[4] = kw_windows_evicted(m->windows);
+    memcpy(to + 5, m->ignored, sizeof m->ignored);
+    memcpy(to + 5 + N_REASONS, m->closed, sizeof m->closed);
 }
 
 /* BLAKE2b (RFC 7693) of messages of `size` bytes, at most one block each, to 8 bytes: the ids of flows. */
