@@ -81,11 +81,14 @@ class DeviceView:
 
     @property
     def follows_assignment(self) -> bool:
-        """Whether it uses a model of its newest assignment and has said so."""
+        """Whether it has said which model it uses under its newest assignment: one of that, or one of its own."""
         if self.assignment is None or self.active is None:
             return False
         offered = {m.digest for m in (self.assignment.expert, self.assignment.fallback) if m is not None}
-        return self.active.assignment_version >= self.assignment.version and self.active.active.digest in offered
+        own = self.active.active.role in ("fine-tuned", "local")
+        return self.active.assignment_version >= self.assignment.version and (
+            own or self.active.active.digest in offered
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -191,6 +191,10 @@ def test_a_device_follows_its_assignment_only_with_a_model_of_the_newest_one(fle
     assert not one.follows_assignment
     fleet.say(topics.ACTIVE, active(version=2, used=expert))
     assert one.follows_assignment
+    fleet.say(topics.ACTIVE, active(version=1, used=model("local", digest="3" * 64)))
+    assert not one.follows_assignment
+    fleet.say(topics.ACTIVE, active(version=2, used=model("local", digest="3" * 64)))
+    assert one.follows_assignment, "a model of its own is an answer to the assignment too"
     fleet.say(topics.ASSIGNMENT, assignment(version=1))
     assert one.assignment.version == 2, "an older assignment is ignored"
 
