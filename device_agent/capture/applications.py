@@ -1,4 +1,4 @@
-"""Application payloads to what they are, by the fields of Scapy's layers. Only selected packets come here, never all.
+"""Application payloads to what they are, by fields of Scapy. Only selected packets come here, never all.
 
 Payloads are hostile and may be cut short by the capture. So only the head of a message is read, which is always there
 and takes bounded time: options, names and records are left alone. Of an MQTT segment, up to ``_MAX_MESSAGES`` messages
@@ -6,21 +6,14 @@ are read, each where the one before it ends; a segment that continues a long mes
 happen to look like a message, one of these.
 """
 
-from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from device_agent.capture import scapy_setup  # noqa: F401 - before any other module of Scapy
 from device_agent.flows.applications import Kind, bits_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from scapy.packet import Packet
-
 _MAX_MESSAGES = 8
-_REMEMBERED = 1_024
-"""Heads of a layer; those asked for longest ago go."""
-
 _CONNECT, _PUBLISH, _SUBSCRIBE = 1, 3, 8
 _MQTT_BITS = {
     _CONNECT: bits_of("mqtt_connect"),
@@ -45,20 +38,17 @@ _DHCP6_TYPES = range(1, 37)
 class ScapyDissector:
     """Reads payloads with Scapy; see ``device_agent.flows.applications.Dissector``.
 
-    Making one loads Scapy's application layers, about 6 MB. Heads without message numbers are few, so what they say is
-    remembered: a head that is known takes a microsecond, another one fifty.
+    Making one loads Scapy's packets and fields, about 3 MB, and none of its layers. Heads without message numbers are
+    few, so what they say is remembered: a head that is known takes a microsecond, another one fifty.
     """
 
     def __init__(self) -> None:
-        from scapy.contrib.coap import CoAP  # noqa: PLC0415 - loaded where payloads are read
-        from scapy.contrib.mqtt import MQTT  # noqa: PLC0415
-        from scapy.layers.dhcp import BOOTP  # noqa: PLC0415
-        from scapy.layers.dns import DNS  # noqa: PLC0415
+        from device_agent.capture import heads  # noqa: PLC0415 - loads Scapy, where payloads are read
 
-        self._mqtt = _Head(MQTT, ("type", "DUP", "QOS", "RETAIN", "len"))
-        self._coap = _Head(CoAP, ("ver", "tkl", "code"))
-        self._dns = _Head(DNS, ("qr", "opcode", "rcode", "qdcount", "arcount"))
-        self._bootp = _Head(BOOTP, ("op", "hlen", "hops"))
+        self._mqtt = heads.Head(heads.MqttHead, ("type", "DUP", "QOS", "RETAIN", "len"))
+        self._coap = heads.Head(heads.CoapHead, ("ver", "tkl", "code"))
+        self._dns = heads.Head(heads.DnsHead, ("qr", "opcode", "rcode", "qdcount", "arcount"))
+        self._bootp = heads.Head(heads.BootpHead, ("op", "hlen", "hops"))
         self._readers: dict[Kind, Callable[[bytes], int | None]] = {
             Kind.MQTT: self._read_mqtt,
             Kind.COAP: self._read_coap,
@@ -118,40 +108,6 @@ class ScapyDissector:
         cookie = payload[_DHCP_COOKIE_AT : _DHCP_COOKIE_AT + 4]
         fits = operation in (1, 2) and address_bytes <= 16 and len(payload) >= _LEAST_DHCP
         return _DHCP if fits and _DHCP_COOKIE.startswith(cookie) else None
-
-
-class _Head:
-    """The first fields of a layer of Scapy.
-
-    Parameters
-    ----------
-    layer
-        The layer.
-    names
-        Fields that are asked for, in their order; those between and behind the first and the last one are read too, or
-        left out.
-    """
-
-    def __init__(self, layer: "type[Packet]", names: tuple[str, ...]) -> None:
-        from scapy.packet import Packet  # noqa: PLC0415
-
-        of_layer = [field.name for field in layer.fields_desc]
-        fields = layer.fields_desc[of_layer.index(names[0]) : of_layer.index(names[-1]) + 1]
-        self._layer = type(f"{layer.__name__}Head", (Packet,), {"name": layer.__name__, "fields_desc": fields})
-        self._names = names
-        self.read = lru_cache(_REMEMBERED)(self._read)
-
-    def _read(self, head: bytes) -> tuple[tuple[int, ...], int]:
-        """Return the values of the fields, and how many of the bytes they take.
-
-        Raises
-        ------
-        Exception
-            Whatever Scapy raises, if the bytes are too few or of no such layer.
-        """
-        packet = self._layer(head)
-        values = tuple(int(packet.getfieldval(name)) for name in self._names)
-        return values, len(head) - len(packet.payload)
 
 
 def _mqtt_bits(head: tuple[int, ...], body: bytes) -> int | None:

@@ -7,8 +7,9 @@ import pytest
 from benchmarks.learning.processes import measure_agent
 
 MAX_DETECTING_MB = 76
-MAX_TRAINING_MB = 90
-"""Measured on x86-64 with Python 3.11: 70 and 70 MB; the bounds leave room for versions, not for another library."""
+MAX_TRAINING_MB = 78
+"""Measured on x86-64 with Python 3.11: 74 MB while detecting, 75 without the C engine, and 74 while
+training; the bounds leave room for versions, not for another library."""
 
 
 @pytest.mark.e2e
