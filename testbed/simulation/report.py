@@ -26,7 +26,7 @@ def page(record: Mapping[str, Any], results: Sequence[CellResult]) -> str:
         f"{record['date']}, {len(record['seeds'])} paired seeds ({_span(record['seeds'])}).",
         f"All runs took {record['cpu_s']} CPU seconds; the last call of the command, which takes them up, took",
         f"{record['duration_s']} s.",
-        f"Tuned on seeds {_span(record['tuning_seeds'])} alone; no seed that is reported was looked at before.",
+        f"Tuned on seeds {_span(record['tuning_seeds'])} alone; the reported seeds were first run after that.",
         "Means over seeds with 95 % intervals; the last column is the p-value of Wilcoxon's paired test of device F1.",
         "What the cells and arms are, and what the figures say: `../families.md`.",
     ]
