@@ -5,6 +5,7 @@ import numpy.typing as npt
 
 from contract.features import N_FEATURES, SPAN
 from contract.messages import Signature
+from contract.mixing import splitmix64
 from contract.taxonomy import BENIGN, CLASS_INDEX, N_CLASSES
 
 PROTOTYPE_UNIT = SPAN / 127.0
@@ -20,7 +21,6 @@ _LOG_STD_TOP = 0.5
 _LOG_STD_STEPS = 32.0
 _HALF_BYTES = 2
 _HANDS = 4
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _ATTACKS = CLASS_INDEX.keys() - {BENIGN}
 
 Values = npt.NDArray[np.float64]
@@ -91,7 +91,7 @@ def project_update(delta: npt.NDArray[np.floating]) -> Values:
     places = np.arange(len(delta), dtype=np.uint64)
     result = np.zeros(SKETCH_SIZE)
     for hand in range(_HANDS):
-        hashed = _mix(places * np.uint64(_HANDS) + np.uint64(hand))
+        hashed = splitmix64(places * np.uint64(_HANDS) + np.uint64(hand))
         signs = np.where(hashed >> np.uint64(63), 1.0, -1.0)
         bins = (hashed % np.uint64(SKETCH_SIZE)).astype(np.int64)
         result += np.bincount(bins, weights=signs * delta, minlength=SKETCH_SIZE)
@@ -139,12 +139,3 @@ def malformed(signature: Signature) -> str | None:
         return "sketch"
     told = signature.prototypes or signature.class_rows or signature.sketch
     return "noise" if signature.noise is not None and (told or not signature.flows) else None
-
-
-def _mix(value: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
-    """Return SplitMix64 of each value; overflow is meant."""
-    z = value + _GOLDEN
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    mixed: npt.NDArray[np.uint64] = z ^ (z >> np.uint64(31))
-    return mixed

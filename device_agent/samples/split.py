@@ -6,8 +6,9 @@ from enum import IntEnum, unique
 import numpy as np
 import numpy.typing as npt
 
+from contract.mixing import GOLDEN, splitmix64
+
 _MICROS = 1_000_000
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
 @unique
@@ -67,15 +68,6 @@ def assign_splits(
     settings
         How time is cut.
     """
-    hashed = _mix(block_numbers(start_us, settings).astype(np.uint64) + np.uint64(settings.seed) * _GOLDEN)
+    hashed = splitmix64(block_numbers(start_us, settings).astype(np.uint64) + np.uint64(settings.seed) * GOLDEN)
     validates = hashed < np.uint64(int(settings.validation_share * 2.0**64))
     return np.where(exam, Split.EXAM, np.where(validates, Split.VALIDATION, Split.TRAIN)).astype(np.uint8)
-
-
-def _mix(value: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
-    """Return SplitMix64 of each value; overflow is meant."""
-    z = value + _GOLDEN
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    mixed: npt.NDArray[np.uint64] = z ^ (z >> np.uint64(31))
-    return mixed
