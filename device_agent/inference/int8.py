@@ -11,14 +11,13 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import ValidationError
 
-from contract.canonical import sha256_hex
 from contract.export import ExportManifest
 from contract.features import SCHEMA_ID
 from contract.layout import Layout
 from contract.taxonomy import BENIGN_INDEX
 from device_agent.inference.engine import Floats, Inference
 from device_agent.inference.litert import open_interpreter
-from device_agent.inference.opening import EngineError
+from device_agent.inference.opening import EngineError, check_bytes
 
 _CHUNK_ROWS = 1024
 
@@ -40,10 +39,7 @@ def read_export(tflite: Path, *, schema_id: str = SCHEMA_ID) -> "tuple[ExportMan
         raise EngineError(f"{tflite.with_suffix('.json')} is no export manifest: {error.errors()[0]['msg']}") from error
     if manifest.spec.schema_id != schema_id:
         raise EngineError(f"the export is made for schema {manifest.spec.schema_id[:12]}, not {schema_id[:12]}")
-    if len(blob) != manifest.size_bytes:
-        raise EngineError(f"the export has {len(blob)} bytes, its manifest says {manifest.size_bytes}")
-    if sha256_hex(blob) != manifest.sha256:
-        raise EngineError("the export's SHA-256 differs from its manifest's")
+    check_bytes("export", blob, manifest)
     return manifest, blob
 
 

@@ -1,11 +1,12 @@
 """Opens an engine on checked bytes and tests it; knows no files, so the training process stays small."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from contract.canonical import sha256_hex
 from contract.initial import initial_theta
 from contract.layout import Layout
 from device_agent.inference.engine import Engine
@@ -18,6 +19,26 @@ _SELF_TEST_TOLERANCE = 1e-4
 
 class EngineError(RuntimeError):
     """The engine that was asked for cannot be used; the message says why."""
+
+
+class StatesBytes(Protocol):
+    """A manifest that says how many bytes a file has, and their SHA-256."""
+
+    @property
+    def size_bytes(self) -> int:
+        """Length of the file."""
+
+    @property
+    def sha256(self) -> str:
+        """Digest of the file."""
+
+
+def check_bytes(what: str, blob: bytes, manifest: StatesBytes) -> None:
+    """Raise :class:`EngineError` unless size and digest are those of the manifest; ``what`` names the file."""
+    if len(blob) != manifest.size_bytes:
+        raise EngineError(f"the {what} has {len(blob)} bytes, its manifest says {manifest.size_bytes}")
+    if sha256_hex(blob) != manifest.sha256:
+        raise EngineError(f"the {what}'s SHA-256 differs from its manifest's")
 
 
 @dataclass(frozen=True, slots=True)

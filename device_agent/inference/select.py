@@ -6,10 +6,9 @@ from typing import Literal
 
 from pydantic import ValidationError
 
-from contract.canonical import sha256_hex
 from contract.model import ArtifactManifest, ModelSpec
 from device_agent.inference.numpy_engine import NumpyEngine
-from device_agent.inference.opening import EngineError, LoadedEngine, open_engine
+from device_agent.inference.opening import EngineError, LoadedEngine, check_bytes, open_engine
 from device_agent.inference.probe import probe
 
 Preference = Literal["auto", "litert", "numpy"]
@@ -53,10 +52,7 @@ def check_artifact(spec: ModelSpec, manifest: ArtifactManifest, blob: bytes) -> 
         raise EngineError(
             f"the artifact is built for spec {manifest.spec.spec_id[:12]}, the agent wants {spec.spec_id[:12]}"
         )
-    if len(blob) != manifest.size_bytes:
-        raise EngineError(f"the artifact has {len(blob)} bytes, its manifest says {manifest.size_bytes}")
-    if sha256_hex(blob) != manifest.sha256:
-        raise EngineError("the artifact's SHA-256 differs from its manifest's")
+    check_bytes("artifact", blob, manifest)
 
 
 def load_engine(spec: ModelSpec, prefer: Preference = "auto") -> LoadedEngine:

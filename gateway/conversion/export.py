@@ -13,7 +13,7 @@ from contract.export import ExportManifest
 from contract.model import ModelSpec, weights_digest
 from gateway.conversion.artifact import run_builder, stem, write_pair
 from gateway.conversion.reference import reference_inference
-from gateway.conversion.verify import ArtifactError, check_operators, open_interpreter, operators
+from gateway.conversion.verify import ArtifactError, check_bytes, open_interpreter, operators, stated_operators
 
 NEWER_OPERATORS = {"FULLY_CONNECTED": 4, "DEQUANTIZE": 2}
 """Versions that full int8 needs; they load on tflite-runtime 2.14. Dynamic-range files (12) would not."""
@@ -101,15 +101,8 @@ def verify_export(blob: bytes, manifest: ExportManifest, theta: Floats | None = 
     ArtifactError
         At the first check that fails; size and digest come before any parser.
     """
-    if len(blob) != manifest.size_bytes:
-        raise ArtifactError(f"size: {len(blob)} bytes, the manifest says {manifest.size_bytes}")
-    if sha256_hex(blob) != manifest.sha256:
-        raise ArtifactError("digest: the file's SHA-256 differs from the manifest's")
-    passed = [f"size and digest: {len(blob)} bytes, {manifest.sha256[:12]}"]
-    found = operators(blob)
-    check_operators(found, NEWER_OPERATORS)
-    if found != manifest.operators:
-        raise ArtifactError("operators: the file's differ from the manifest's")
+    passed = [check_bytes(blob, manifest)]
+    found = stated_operators(blob, manifest, NEWER_OPERATORS)
     odd = {operator.rsplit("/", 1)[0] for operator in found} - _QUANTISED_OPERATORS
     if odd:
         raise ArtifactError(f"operators: {', '.join(sorted(odd))} should not be in a fully quantised file")

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from contract.canonical import sha256_hex
+from contract.export import ExportManifest
 from contract.initial import initial_theta
 from contract.model import ArtifactManifest, ModelSpec
 from gateway.conversion.reference import Arrays, reference_gradient, reference_inference, reference_sums
@@ -56,6 +57,21 @@ def operators(blob: bytes) -> tuple[str, ...]:
     return tuple(sorted(result))
 
 
+def check_bytes(blob: bytes, manifest: ArtifactManifest | ExportManifest) -> str:
+    """Return the line that says that size and digest are those of the manifest; comes before any parser.
+
+    Raises
+    ------
+    ArtifactError
+        If one is not.
+    """
+    if len(blob) != manifest.size_bytes:
+        raise ArtifactError(f"size: {len(blob)} bytes, the manifest says {manifest.size_bytes}")
+    if sha256_hex(blob) != manifest.sha256:
+        raise ArtifactError("digest: the file's SHA-256 differs from the manifest's")
+    return f"size and digest: {len(blob)} bytes, {manifest.sha256[:12]}"
+
+
 def verify_artifact(blob: bytes, manifest: ArtifactManifest) -> list[str]:
     """Check a file against its manifest and its spec's mathematics.
 
@@ -76,15 +92,8 @@ def verify_artifact(blob: bytes, manifest: ArtifactManifest) -> list[str]:
     ArtifactError
         At the first check that fails; size and digest are checked before the file reaches a parser.
     """
-    if len(blob) != manifest.size_bytes:
-        raise ArtifactError(f"size: {len(blob)} bytes, the manifest says {manifest.size_bytes}")
-    if sha256_hex(blob) != manifest.sha256:
-        raise ArtifactError("digest: the file's SHA-256 differs from the manifest's")
-    passed = [f"size and digest: {len(blob)} bytes, {manifest.sha256[:12]}"]
-    found = operators(blob)
-    check_operators(found)
-    if found != manifest.operators:
-        raise ArtifactError("operators: the file's differ from the manifest's")
+    passed = [check_bytes(blob, manifest)]
+    found = stated_operators(blob, manifest)
     passed.append(f"operators: {len(found)}, all built in, none above version {MAX_OPERATOR_VERSION}")
     interpreter = open_interpreter(blob)
     check_signatures(interpreter, manifest.spec)
@@ -104,6 +113,23 @@ def check_operators(found: tuple[str, ...], newer: Mapping[str, int] = MappingPr
         newest = newer.get(name, MAX_OPERATOR_VERSION)
         if int(version) > newest:
             raise ArtifactError(f"operators: {operator} is newer than version {newest}")
+
+
+def stated_operators(
+    blob: bytes, manifest: ArtifactManifest | ExportManifest, newer: Mapping[str, int] = MappingProxyType({})
+) -> tuple[str, ...]:
+    """Return the operators of a file, as :func:`operators`.
+
+    Raises
+    ------
+    ArtifactError
+        If one is refused by :func:`check_operators`, or they are not those of the manifest.
+    """
+    found = operators(blob)
+    check_operators(found, newer)
+    if found != manifest.operators:
+        raise ArtifactError("operators: the file's differ from the manifest's")
+    return found
 
 
 def expected_signatures(spec: ModelSpec) -> dict[str, dict[str, tuple[str, tuple[int, ...]]]]:

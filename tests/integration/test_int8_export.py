@@ -16,7 +16,7 @@ from device_agent.inference.int8 import Int8Scorer, read_export
 from device_agent.inference.numpy_engine import NumpyEngine
 from device_agent.inference.opening import EngineError
 from gateway import cli
-from gateway.conversion import export, verify
+from gateway.conversion import verify
 from gateway.conversion.artifact import PYTHON_VARIABLE, read_manifest
 from gateway.conversion.export import build_export, verify_export
 from gateway.conversion.sources import synthetic_rows
@@ -90,7 +90,7 @@ def test_the_gate_refuses_operators_outside_the_list_and_files_that_differ(built
         (("FULLY_CONNECTED/12",), "newer than version 4"),
         (("FULLY_CONNECTED/4", "TANH/1"), "should not be"),
     ):
-        monkeypatch.setattr(export, "operators", lambda _, found=found: found)
+        monkeypatch.setattr(verify, "operators", lambda _, found=found: found)
         with pytest.raises(ArtifactError, match=message):
             verify_export(blob, manifest.model_copy(update={"operators": found}))
 
