@@ -33,8 +33,23 @@ class Extras:
     response_topic: str | None = None
     correlation: bytes | None = None
 
+    def properties(self) -> dict[str, int | str | bytes]:
+        """Return the properties that are there, by their names in MQTT 5 without spaces (section 3.3.2.3)."""
+        named = (
+            ("MessageExpiryInterval", self.expiry_s),
+            ("ResponseTopic", self.response_topic),
+            ("CorrelationData", self.correlation),
+        )
+        return {name: value for name, value in named if value is not None}
+
 
 NONE = Extras()
+
+
+def correlation_of(properties: object) -> bytes | None:
+    """Return the correlation among a request's properties; ``None`` without one (MQTT 3.1.1) or if it is too long."""
+    data = getattr(properties, "CorrelationData", None)
+    return bytes(data) if data is not None and len(data) <= LONGEST_CORRELATION_BYTES else None
 
 
 def extras_of(row: Topic, topic: str, message: Message, *, echo: bytes | None = None) -> Extras:

@@ -23,7 +23,7 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
-from contract.extras import LONGEST_CORRELATION_BYTES, NONE, Extras
+from contract.extras import NONE, Extras, correlation_of
 
 MAX_PACKET_BYTES = 1_048_576
 """Largest payload that is published; a QoS 1 message over a broker's limit would be sent for ever."""
@@ -296,7 +296,7 @@ class Transport:
         self._put(LinkDown("no TCP connection"))
 
     def _on_message(self, _client: Client, _data: object, message: MQTTMessage) -> None:
-        self._put(Arrived(message.topic, bytes(message.payload), _correlation(message)))
+        self._put(Arrived(message.topic, bytes(message.payload), correlation_of(message.properties)))
 
     def _on_publish(self, _client: Client, _data: object, mid: int, code: ReasonCode, _p: object) -> None:
         if code.is_failure:
@@ -313,19 +313,9 @@ def _properties(extras: Extras) -> Properties | None:
     if extras == NONE:
         return None
     properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
-    if extras.expiry_s is not None:
-        properties.MessageExpiryInterval = extras.expiry_s
-    if extras.response_topic is not None:
-        properties.ResponseTopic = extras.response_topic
-    if extras.correlation is not None:
-        properties.CorrelationData = extras.correlation
+    for name, value in extras.properties().items():
+        setattr(properties, name, value)
     return properties
-
-
-def _correlation(message: MQTTMessage) -> bytes | None:
-    """Return the correlation of a request, ``None`` without one (MQTT 3.1.1) or if it is absurdly long."""
-    data = getattr(message.properties, "CorrelationData", None)
-    return bytes(data) if data is not None and len(data) <= LONGEST_CORRELATION_BYTES else None
 
 
 def _tls_context(link: Link) -> ssl.SSLContext:

@@ -19,7 +19,7 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
 from contract.codec import encode
-from contract.extras import LONGEST_CORRELATION_BYTES, NONE, Extras
+from contract.extras import NONE, Extras, correlation_of
 from contract.messages import GatewayState, Message
 from contract.topics import (
     ACTIVE,
@@ -268,7 +268,7 @@ class Transport:
         if client is not self._client:
             return
         token = (self._connection, message.mid, message.qos)
-        self._put(MessageArrived(message.topic, bytes(message.payload), token, _correlation(message)))
+        self._put(MessageArrived(message.topic, bytes(message.payload), token, correlation_of(message.properties)))
 
     def _put(self, event: TransportEvent) -> None:
         try:
@@ -281,19 +281,9 @@ def _properties(extras: Extras) -> Properties | None:
     if extras == NONE:
         return None
     properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
-    if extras.expiry_s is not None:
-        properties.MessageExpiryInterval = extras.expiry_s
-    if extras.response_topic is not None:
-        properties.ResponseTopic = extras.response_topic
-    if extras.correlation is not None:
-        properties.CorrelationData = extras.correlation
+    for name, value in extras.properties().items():
+        setattr(properties, name, value)
     return properties
-
-
-def _correlation(message: mqtt.MQTTMessage) -> bytes | None:
-    """Return the correlation of a request, ``None`` without one (MQTT 3.1.1) or if it is absurdly long."""
-    data = getattr(message.properties, "CorrelationData", None)
-    return bytes(data) if data is not None and len(data) <= LONGEST_CORRELATION_BYTES else None
 
 
 def _tls_context(broker: BrokerConfig) -> ssl.SSLContext:
