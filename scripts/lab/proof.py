@@ -5,6 +5,7 @@ Run by ``scripts/acceptance-deploy``; see there for the command line.
 
 import json
 import os
+import pwd
 import re
 import subprocess
 import threading
@@ -47,7 +48,8 @@ _NOT_OURS = (
     "/var/log/dpkg.log",
     "/var/log/alternatives.log",
     "/var/tmp",
-    "/root/.ansible",
+    # Ansible leaves its folder in the home of whoever it becomes.
+    f"{pwd.getpwuid(0).pw_dir}/.ansible",
     "/var/lib/dbus",
     "/var/backups",
     "/etc/.pwd.lock",
