@@ -1,8 +1,5 @@
 """Rebuilding the packaged artifact gives the same behaviour."""
 
-import os
-import subprocess
-import sys
 from importlib.resources import files
 
 import numpy as np
@@ -10,21 +7,10 @@ import pytest
 
 from contract.initial import initial_theta
 from contract.model import DEFAULT_SPEC, ModelSpec
-from gateway.conversion.artifact import PYTHON_VARIABLE, build_artifact, read_artifact
+from gateway.conversion.artifact import build_artifact, read_artifact
 from gateway.conversion.verify import expected_signatures
 
 pytestmark = pytest.mark.convert
-
-
-@pytest.fixture(scope="module")
-def python():
-    """A Python that has TensorFlow."""
-    candidate = os.environ.get(PYTHON_VARIABLE, sys.executable)
-    code = "import importlib.util as u, sys; sys.exit(u.find_spec('tensorflow') is None)"
-    if subprocess.run([candidate, "-c", code], check=False).returncode:
-        pytest.skip(f"{candidate} has no TensorFlow; set {PYTHON_VARIABLE}")
-    pytest.importorskip("ai_edge_litert.interpreter")
-    return candidate
 
 
 def outputs(blob):

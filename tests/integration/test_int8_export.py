@@ -1,9 +1,6 @@
 """The int8 export from build to scoring, and what its gate and its loader refuse."""
 
 import json
-import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -17,23 +14,12 @@ from device_agent.inference.numpy_engine import NumpyEngine
 from device_agent.inference.opening import EngineError
 from gateway import cli
 from gateway.conversion import verify
-from gateway.conversion.artifact import PYTHON_VARIABLE, read_manifest
+from gateway.conversion.artifact import read_manifest
 from gateway.conversion.export import build_export, verify_export
 from gateway.conversion.sources import synthetic_rows
 from gateway.conversion.verify import ArtifactError
 
 pytestmark = [pytest.mark.convert, pytest.mark.timeout(600)]
-
-
-@pytest.fixture(scope="module")
-def python():
-    """A Python that has TensorFlow."""
-    candidate = os.environ.get(PYTHON_VARIABLE, sys.executable)
-    code = "import importlib.util as u, sys; sys.exit(u.find_spec('tensorflow') is None)"
-    if subprocess.run([candidate, "-c", code], check=False).returncode:
-        pytest.skip(f"{candidate} has no TensorFlow; set {PYTHON_VARIABLE}")
-    pytest.importorskip("ai_edge_litert.schema_py_generated")
-    return candidate
 
 
 @pytest.fixture(scope="module")

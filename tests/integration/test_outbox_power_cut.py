@@ -1,14 +1,12 @@
 """The outbox under kill -9 and under a cut that leaves the disk as it was: what was put goes out afterwards."""
 
 import shutil
-import subprocess
-import sys
-import time
 
 import numpy as np
 import pytest
 
 from device_agent.store.outbox import Outbox, Waiting
+from tests.integration.killed_writer import write_until_killed
 
 WRITER = """
 import sys
@@ -40,18 +38,7 @@ def test_what_was_put_survives_a_kill_with_its_bytes(tmp_path):
     path, number = tmp_path / "outbox.db", 1
     rng = np.random.default_rng(11)
     for _ in range(6):
-        writer = subprocess.Popen(
-            [sys.executable, "-c", WRITER, str(path), str(number)], stdout=subprocess.PIPE, text=True
-        )
-        number = int(writer.stdout.readline())
-        deadline = time.monotonic() + rng.uniform(0.05, 0.4)
-        while time.monotonic() < deadline:
-            number = int(writer.stdout.readline())
-        writer.kill()
-        lines = writer.stdout.read().split()
-        number = int(lines[-1]) if lines else number
-        writer.stdout.close()
-        writer.wait()
+        number = write_until_killed(WRITER, path, number, rng.uniform(0.05, 0.4))
         outbox = Outbox(path, max_messages=100_000)
         assert not outbox.database.moved_aside
         held = set(outbox.keys("update"))

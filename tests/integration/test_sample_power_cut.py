@@ -1,13 +1,10 @@
 """The sample store under kill -9: whatever was flushed is there afterwards, and the file opens every time."""
 
-import subprocess
-import sys
-import time
-
 import numpy as np
 import pytest
 
 from device_agent.store.samples import SampleStore
+from tests.integration.killed_writer import write_until_killed
 
 WRITER = """
 import sys
@@ -40,18 +37,7 @@ def test_a_power_cut_never_costs_flushed_rows_or_the_file(tmp_path):
     path, number = tmp_path / "samples.db", 1
     rng = np.random.default_rng(8)
     for _ in range(6):
-        writer = subprocess.Popen(
-            [sys.executable, "-c", WRITER, str(path), str(number)], stdout=subprocess.PIPE, text=True
-        )
-        number = int(writer.stdout.readline())
-        deadline = time.monotonic() + rng.uniform(0.05, 0.4)
-        while time.monotonic() < deadline:
-            number = int(writer.stdout.readline())
-        writer.kill()
-        lines = writer.stdout.read().split()
-        number = int(lines[-1]) if lines else number
-        writer.stdout.close()
-        writer.wait()
+        number = write_until_killed(WRITER, path, number, rng.uniform(0.05, 0.4))
         store = SampleStore(path)
         assert not store.database.moved_aside
         held = np.concatenate([kept.flow_id for kept in store.load().values()])
