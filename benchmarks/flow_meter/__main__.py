@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.flow_meter import bars, stages, traffic
-from benchmarks.flow_meter.ours import GROUPS, batches, make
+from benchmarks.flow_meter.ours import batches, groups, make
 from benchmarks.flow_meter.peers import Peer, python_peers, system_peers
 from device_agent.flows import select
 
@@ -129,7 +129,7 @@ def cost(rows: dict[str, dict], names: list[str]) -> dict[str, dict[str, int]]:
         if whole is None:
             continue
         found[engine] = {"all": whole}
-        for group in GROUPS:
+        for group in groups(engine):
             less = rows[f"{bars.ours(engine, bars.BATCH)}, without {group}"].get("ns_per_packet")
             found[engine][group] = whole - less if less is not None else None
     return found
@@ -171,8 +171,10 @@ def main() -> int:
         scratch = Path(folder)
         mixed = compare("mixed", frames, mine + peers, rounds, scratch)
         loops = {e: loop(scratch / "mixed.pcap", e, BATCH_SIZES if e != "packet" else (256,), rounds) for e in names}
-        without = [ours(engine, bars.BATCH, group) for engine in names if engine != "packet" for group in ("", *GROUPS)]
-        groups = compare("groups", frames, without, rounds, scratch)
+        without = [
+            ours(engine, bars.BATCH, group) for engine in names if engine != "packet" for group in ("", *groups(engine))
+        ]
+        by_group = compare("groups", frames, without, rounds, scratch)
         scanned = compare("scan", traffic.scan(frames[:100_000], n_scan), mine + peers, rounds, scratch)
         where = {
             "mixed": stages.measure(scratch / "mixed.pcap", bars.BATCH),
@@ -195,7 +197,7 @@ def main() -> int:
         "mixed": mixed,
         "scan": scanned,
         "meter_alone_ns_per_packet": {"mixed": loops, "scan": scan_loops},
-        "cost_of_feature_groups_ns_per_packet": cost(groups, names),
+        "cost_of_feature_groups_ns_per_packet": cost(by_group, names),
         "columnar_by_stage_ns_per_packet": where,
         "missing_peers": missing,
     }

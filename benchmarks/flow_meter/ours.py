@@ -25,6 +25,11 @@ from device_agent.flows.select import Meter, make_meter
 GROUPS = ("application payloads", "initiator windows")
 
 
+def groups(engine: str) -> tuple[str, ...]:
+    """Return the groups that an engine can leave out; the compiled one keeps the windows of initiators itself."""
+    return GROUPS[:1] if engine == "fast" else GROUPS
+
+
 def make(engine: str, without: str = "") -> Meter:
     """Return a meter as an agent has it, but for a group of features."""
     if without == "initiator windows":
