@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from contract.features import FEATURES, N_FEATURES
 from contract.initial import initial_theta
 from contract.layout import Layout
 from device_agent.inference.engine import Engine
@@ -63,6 +64,12 @@ def make_rows(layout: Layout, n: int = 10_000, seed: int = 5) -> tuple[np.ndarra
     x = centres[y] + rng.standard_t(4, (n, layout.inputs)) * 0.35
     x[:, :2] = 0.0
     return np.clip(x, 0.0, 3.0).astype(np.float32), y
+
+
+def raw_rows(rng: np.random.Generator, n: int) -> np.ndarray:
+    """Return features in the units of the schema, log-uniform below their ceilings."""
+    ceilings = np.array([feature.ceiling for feature in FEATURES], dtype=np.float64)
+    return np.expm1(rng.uniform(0.0, 1.0, (n, N_FEATURES)) * np.log1p(ceilings))
 
 
 def batches(layout: Layout, case: Case) -> list[tuple[np.ndarray, ...]]:

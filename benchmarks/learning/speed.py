@@ -6,8 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from benchmarks.learning.equality import make_rows
-from contract.features import FEATURES, N_FEATURES
+from benchmarks.learning.equality import make_rows, raw_rows
 from contract.initial import initial_theta
 from contract.model import CLASSIFIER_SPEC, DEFAULT_SPEC
 from contract.transform import to_model_input
@@ -95,9 +94,3 @@ def fixed_theta() -> np.ndarray:
     theta = initial_theta(DEFAULT_SPEC, 1)
     theta.flags.writeable = False
     return theta
-
-
-def raw_rows(rng: np.random.Generator, n: int) -> np.ndarray:
-    """Return features in the units of the schema, log-uniform below their ceilings."""
-    ceilings = np.array([feature.ceiling for feature in FEATURES], dtype=np.float64)
-    return np.expm1(rng.uniform(0.0, 1.0, (n, N_FEATURES)) * np.log1p(ceilings))

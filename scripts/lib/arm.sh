@@ -16,7 +16,10 @@ make_root() {
   [ -e root/lib ] || ln -s usr/lib root/lib
 }
 
-wheels() { # FOLDER PLATFORM REQUIREMENT...
-  [ -e "$1/numpy" ] || "$python" -m pip install -q --target "$1" --platform "$2" --python-version 3.11 \
-    --only-binary=:all: --no-deps "${@:3}"
+wheels() { # FOLDER PLATFORM REQUIREMENT...: installed again when the requirements are others
+  [ "$(cat "$1/.requirements" 2>/dev/null)" = "${*:3}" ] && return
+  rm -rf "$1"
+  "$python" -m pip install -q --target "$1" --platform "$2" --platform manylinux_2_17_aarch64 \
+    --platform manylinux2014_aarch64 --python-version 3.11 --only-binary=:all: --no-deps "${@:3}"
+  echo "${*:3}" >"$1/.requirements"
 }
