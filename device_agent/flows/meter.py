@@ -25,14 +25,13 @@ same order, however they are cut into batches. Within a flow a packet time befor
 A column engine with the same interface may replace this one; this one is the reference for its tests.
 """
 
-import struct
 from collections import OrderedDict
 from dataclasses import dataclass, field
-from hashlib import blake2b
 
 import numpy as np
 
 from device_agent.flows.applications import Applications, Dissector
+from device_agent.flows.ids import flow_ids
 from device_agent.flows.packets import ACK, REASONS, RST, SYN, Packet, parse
 from device_agent.flows.records import EMPTY, IDENTITY, V4_PREFIX, EndReason, FlowBatch, PacketBatch
 from device_agent.flows.state import Flow, feature_row
@@ -47,7 +46,6 @@ _TRAILING_US = 5 * _SECOND_US
 _CLOCK_STEP_US = 60 * _SECOND_US
 _EXPIRE_GRACE_US = _SECOND_US
 _LATEST_US = 1 << 62
-_ID_INPUT = struct.Struct("!HHBIq")
 
 _Key = tuple[bytes, int, bytes, int, int, int]
 
@@ -159,6 +157,7 @@ class FlowMeter:
         self._clock_us = 0
         self._next_tick_us = 0
         self._identities: list[tuple[object, ...]] = []
+        self._id_words: list[tuple[int, ...]] = []
         self._rows: list[list[float]] = []
         self.counters = MeterCounters()
 
@@ -326,11 +325,13 @@ class FlowMeter:
     def _close(self, flow: Flow, reason: EndReason) -> None:
         """Add the record of a flow, or of its present part, to the output; early, it goes on."""
         src, dst = _long(flow.src), _long(flow.dst)
-        numbers = _ID_INPUT.pack(flow.src_port, flow.dst_port, flow.proto, flow.vlan, flow.first_us)
-        digest = blake2b(src + dst + numbers, digest_size=8).digest()
+        numbers = flow.src_port << 48 | flow.dst_port << 32 | flow.vlan << 8 | flow.proto
+        self._id_words.append(
+            (*(int.from_bytes(half) for half in (src[:8], src[8:], dst[:8], dst[8:])), numbers, flow.first_us)
+        )
         self._identities.append(
             (
-                int.from_bytes(digest) >> 1,
+                0,
                 flow.first_us,
                 flow.last_us,
                 np.frombuffer(src, dtype=np.uint8),
@@ -351,11 +352,10 @@ class FlowMeter:
         """Return and forget the records closed so far."""
         if not self._rows:
             return EMPTY
-        batch = FlowBatch(
-            identity=np.array(self._identities, dtype=IDENTITY),
-            features=np.array(self._rows, dtype=np.float64),
-        )
-        self._identities, self._rows = [], []
+        identity = np.array(self._identities, dtype=IDENTITY)
+        identity["flow_id"] = flow_ids(np.array(self._id_words, dtype=np.uint64).T)
+        batch = FlowBatch(identity=identity, features=np.array(self._rows, dtype=np.float64))
+        self._identities, self._id_words, self._rows = [], [], []
         return batch
 
 

@@ -28,7 +28,8 @@ IDENTITY = np.dtype(
 )
 """What a flow is, as opposed to how it behaves; nothing here may enter a model.
 
-``flow_id`` is a hash below 2**63 of the flow key and ``ts_start_us``: the same packets give the same id everywhere.
+``flow_id`` is a hash below 2**63 of the flow key and ``ts_start_us``, see ``ids``: the same packets give the same id
+everywhere.
 Times are microseconds since the epoch on the clock of the packets. Addresses are 16 bytes, IPv4 as ``::ffff:a.b.c.d``.
 ``src`` is the initiator, the forward side. Ports are 0 for all but TCP and UDP and for later fragments. ``vlan`` is the
 id of the innermost tag, 0 without one. ``part_index`` counts the pieces into which the active timeout cut a flow.

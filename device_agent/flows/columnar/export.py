@@ -1,13 +1,11 @@
 """Closed flows to records: identities, and features by the formulas of the per-packet meter."""
 
-from collections.abc import Callable
-from hashlib import blake2b
-
 import numpy as np
 import numpy.typing as npt
 
 from contract.features import APPLICATIONS, INDEX, N_FEATURES
 from device_agent.flows.columnar.state import HANDSHAKE, HAS_TCP, SUM
+from device_agent.flows.ids import N_WORDS, flow_ids
 from device_agent.flows.packets import ICMP, ICMPV6, TCP, UDP
 from device_agent.flows.records import EMPTY, IDENTITY, FlowBatch
 from device_agent.flows.windows import Opened
@@ -18,18 +16,10 @@ U64 = npt.NDArray[np.uint64]
 
 _SECOND_US = 1_000_000
 _BLOCK = 1_024
-_ID_DTYPE = np.dtype(
-    [
-        ("src", "V16"),
-        ("dst", "V16"),
-        ("src_port", ">u2"),
-        ("dst_port", ">u2"),
-        ("proto", "u1"),
-        ("vlan", ">u4"),
-        ("first", ">i8"),
-    ]
-)
-_HALF, _LOW_HALF = np.uint64(32), np.uint64(0xFFFFFFFF)
+_8, _16, _HALF = np.uint64(8), np.uint64(16), np.uint64(32)
+_LOW_8, _LOW_12, _LOW_16, _LOW_HALF = np.uint64(0xFF), np.uint64(0xFFF), np.uint64(0xFFFF), np.uint64(0xFFFFFFFF)
+_V4_PREFIX = np.uint64(0xFFFF00000000)
+"""Of the lower word of an IPv4 address in its 16-byte form."""
 
 
 def _at(*patterns: str) -> npt.NDArray[np.intp]:
@@ -64,24 +54,13 @@ _STATISTICS = np.array(
 """Places of the statistics: by statistic, by lengths and gaps, by all packets and each direction."""
 
 
-def flow_ids(packed: bytes, size: int) -> U64:
-    """Return the ids of flows from what they are made of, ``size`` bytes each."""
-    digests = [blake2b(packed[at : at + size], digest_size=8).digest() for at in range(0, len(packed), size)]
-    return np.frombuffer(b"".join(digests), dtype=">u8") >> np.uint64(1)
-
-
-def records(
-    closed: list[tuple[npt.NDArray[np.void], npt.NDArray[np.uint8]]],
-    ids: Callable[[bytes, int], U64] = flow_ids,
-) -> FlowBatch:
+def records(closed: list[tuple[npt.NDArray[np.void], npt.NDArray[np.uint8]]]) -> FlowBatch:
     """Return the records of closed flows, in order.
 
     Parameters
     ----------
     closed
         Flows, structured as ``state.FLOW``, keys included; and the ``EndReason`` of each.
-    ids
-        Another way to compute the same ids.
     """
     n = sum(len(flows) for flows, _ in closed)
     if not n:
@@ -92,40 +71,33 @@ def records(
         # Block by block, so that the columns of a block stay in the cache.
         for low in range(0, len(flows), _BLOCK):
             block = flows[low : low + _BLOCK]
-            _identity(identity[at : at + len(block)], block, ids)
+            _identity(identity[at : at + len(block)], block)
             identity["end_reason"][at : at + len(block)] = reasons[low : low + _BLOCK]
             features[at : at + len(block)] = _features(block).T
             at += len(block)
     return FlowBatch(identity=identity, features=features)
 
 
-def _identity(identity: npt.NDArray[np.void], flows: npt.NDArray[np.void], ids: Callable[[bytes, int], U64]) -> None:
+def _identity(identity: npt.NDArray[np.void], flows: npt.NDArray[np.void]) -> None:
     """Fill what flows are."""
-    n, key_1, swapped = len(flows), flows["key_1"], flows["swapped"]
-    both = np.zeros((n, 2, 16), dtype=np.uint8)
-    both[:, :, 10:12] = 0xFF
-    both[:, :, 12:] = flows["key_0"].astype(">u8").view(np.uint8).reshape(n, 2, 4)
-    is_v6 = flows["is_v6"]
-    if is_v6.any():
-        both[is_v6] = flows["v6_words"][is_v6].astype(">u8").view(np.uint8).reshape(-1, 2, 16)
-    both = np.where(swapped[:, None, None], both[:, ::-1], both)
-    ports = np.stack([key_1 >> np.uint64(48), (key_1 >> np.uint64(32)) & np.uint64(0xFFFF)])
-    ports = np.where(swapped, ports[::-1], ports)
-    vlan = (key_1 >> np.uint64(8)) & np.uint64(0xFFFFFF)
-    named = np.zeros(n, dtype=_ID_DTYPE)
-    named["src"] = np.ascontiguousarray(both[:, 0]).view("V16")[:, 0]
-    named["dst"] = np.ascontiguousarray(both[:, 1]).view("V16")[:, 0]
-    named["src_port"], named["dst_port"] = ports
-    named["proto"] = key_1 & np.uint64(0xFF)
-    named["vlan"] = vlan
-    named["first"] = flows["first"]
-    identity["flow_id"] = ids(named.tobytes(), _ID_DTYPE.itemsize)
+    key_0, key_1, swapped, is_v6 = flows["key_0"], flows["key_1"], flows["swapped"], flows["is_v6"]
+    words = np.zeros((N_WORDS, len(flows)), dtype=np.uint64)
+    words[1], words[3] = key_0 >> _HALF | _V4_PREFIX, key_0 & _LOW_HALF | _V4_PREFIX
+    six = is_v6.nonzero()[0]
+    if len(six):
+        words[:4, six] = flows["v6_words"][six].T
+    words[:4] = np.where(swapped, words[[2, 3, 0, 1]], words[:4])
+    ports = key_1 >> _HALF
+    ports = np.where(swapped, ports << _16 & _LOW_HALF | ports >> _16, ports)
+    words[4], words[5] = ports << _HALF | key_1 & _LOW_HALF, flows["first"]
+    identity["flow_id"] = flow_ids(words)
     identity["ts_start_us"], identity["ts_end_us"] = flows["first"], flows["last"]
-    identity["src_ip"], identity["dst_ip"] = both[:, 0], both[:, 1]
+    addresses = words[:4].T.astype(">u8", order="C").view(np.uint8).reshape(-1, 2, 16)
+    identity["src_ip"], identity["dst_ip"] = addresses[:, 0], addresses[:, 1]
     identity["ip_version"] = np.where(is_v6, 6, 4)
-    identity["src_port"], identity["dst_port"] = ports
-    identity["proto"] = named["proto"]
-    identity["vlan"] = vlan & np.uint64(0x0FFF)
+    identity["src_port"], identity["dst_port"] = ports >> _16, ports & _LOW_16
+    identity["proto"] = key_1 & _LOW_8
+    identity["vlan"] = key_1 >> _8 & _LOW_12
     identity["part_index"] = flows["part"]
 
 

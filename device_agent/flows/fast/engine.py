@@ -160,12 +160,4 @@ class FastMeter:
         names = (reason.name.lower() for reason in EndReason)
         counters.records.update(zip(names, rest[len(IGNORE_REASONS) :], strict=True))
         closed, self._closed = self._closed, []
-        return records(closed, self._ids)
-
-    def _ids(self, packed: bytes, size: int) -> npt.NDArray[np.uint64]:
-        """Return what ``export.flow_ids`` does."""
-        out = np.empty(len(packed) // size, dtype=np.uint64)
-        self._library.kw_digests(packed, size, len(out), out.ctypes.data)
-        out.byteswap(inplace=True)
-        out >>= np.uint64(1)
-        return out
+        return records(closed)

@@ -31,7 +31,6 @@ _SIGNATURES: dict[str, tuple[type | None, list[type]]] = {
     "kw_take": (_I32, [_POINTER]),
     "kw_live": (_I32, [_POINTER]),
     "kw_counters": (None, [_POINTER, _POINTER]),
-    "kw_digests": (None, [_POINTER, _I64, _I64, _POINTER]),
     "kw_read": (_I64, [_POINTER, _I64, _POINTER, _I32, _I64, _I64, _I64, *[_POINTER] * 4]),
 }
 

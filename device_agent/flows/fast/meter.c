@@ -68,7 +68,6 @@ static uint64_t u64(const uint8_t *p) { return (uint64_t)u32(p) << 32 | u32(p + 
 static uint32_t little32(const uint8_t *p) {
     return (uint32_t)p[3] << 24 | (uint32_t)p[2] << 16 | (uint32_t)p[1] << 8 | p[0];
 }
-static uint64_t little64(const uint8_t *p) { return (uint64_t)little32(p + 4) << 32 | little32(p); }
 static int is_vlan(uint32_t type) { return type == 0x8100 || type == 0x88A8 || type == 0x9100; }
 
 static void set_key(packet_t *p, const uint8_t *src, const uint8_t *dst, int v6, uint32_t sport, uint32_t dport,
@@ -521,39 +520,6 @@ void kw_counters(meter_t *m, int64_t *to) {
     to[4] = kw_windows_evicted(m->windows);
     memcpy(to + 5, m->ignored, sizeof m->ignored);
     memcpy(to + 5 + N_REASONS, m->closed, sizeof m->closed);
-}
-
-/* BLAKE2b (RFC 7693) of messages of `size` bytes, at most one block each, to 8 bytes: the ids of flows. */
-static const uint64_t IV[8] = {0x6A09E667F3BCC908ULL, 0xBB67AE8584CAA73BULL, 0x3C6EF372FE94F82BULL, 0xA54FF53A5F1D36F1ULL,
-                               0x510E527FADE682D1ULL, 0x9B05688C2B3E6C1FULL, 0x1F83D9ABFB41BD6BULL, 0x5BE0CD19137E2179ULL};
-static const uint8_t SIGMA[10][16] = {
-    {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15}, {14, 10, 4, 8, 9, 15, 13, 6, 1, 12, 0, 2, 11, 7, 5, 3},
-    {11, 8, 12, 0, 5, 2, 15, 13, 10, 14, 3, 6, 7, 1, 9, 4}, {7, 9, 3, 1, 13, 12, 11, 14, 2, 6, 5, 10, 4, 0, 15, 8},
-    {9, 0, 5, 7, 2, 4, 10, 15, 14, 1, 11, 12, 6, 8, 3, 13}, {2, 12, 6, 10, 0, 11, 8, 3, 4, 13, 7, 5, 15, 14, 1, 9},
-    {12, 5, 1, 15, 14, 13, 4, 10, 0, 7, 6, 3, 9, 2, 8, 11}, {13, 11, 7, 14, 12, 1, 3, 9, 5, 0, 15, 4, 8, 6, 2, 10},
-    {6, 15, 14, 9, 11, 3, 0, 8, 12, 2, 13, 7, 1, 4, 10, 5}, {10, 2, 8, 4, 7, 6, 1, 5, 15, 11, 9, 14, 3, 12, 13, 0}};
-
-#define ROTATE(w, n) ((w) >> (n) | (w) << (64 - (n)))
-#define HALF_G(a, b, c, d, word, x, y) (a += b + (word), d = ROTATE(d ^ a, x), c += d, b = ROTATE(b ^ c, y))
-#define G(i, a, b, c, d) (HALF_G(a, b, c, d, m[s[2 * i]], 32, 24), HALF_G(a, b, c, d, m[s[2 * i + 1]], 16, 63))
-
-void kw_digests(const uint8_t *messages, int64_t size, int64_t n, uint64_t *out) {
-    for (; n--; messages += size) {
-        uint64_t m[16];
-        uint8_t block[128] = {0};
-        memcpy(block, messages, (size_t)size);
-        for (int i = 0; i < 16; i++) m[i] = little64(block + 8 * i);
-        const uint64_t h = IV[0] ^ 0x01010008;      /* no key, 8 bytes out */
-        uint64_t a0 = h, a1 = IV[1], a2 = IV[2], a3 = IV[3], b0 = IV[4], b1 = IV[5], b2 = IV[6], b3 = IV[7];
-        uint64_t c0 = IV[0], c1 = IV[1], c2 = IV[2], c3 = IV[3];
-        uint64_t d0 = IV[4] ^ (uint64_t)size, d1 = IV[5], d2 = ~IV[6], d3 = IV[7];
-        for (int r = 0; r < 12; r++) {
-            const uint8_t *s = SIGMA[r % 10];
-            G(0, a0, b0, c0, d0); G(1, a1, b1, c1, d1); G(2, a2, b2, c2, d2); G(3, a3, b3, c3, d3);
-            G(4, a0, b1, c2, d3); G(5, a1, b2, c3, d0); G(6, a2, b3, c0, d1); G(7, a3, b0, c1, d2);
-        }
-        *out++ = h ^ a0 ^ c0;                       /* its bytes are the digest, the lowest first */
-    }
 }
 
 /* Read the records of a classic pcap file from `at` on: the first bytes of each frame one behind the other from
