@@ -17,7 +17,8 @@ from device_agent.capture import mapped
 from device_agent.capture.applications import ScapyDissector
 from device_agent.capture.mapped import MappedCapture
 from device_agent.capture.source import CaptureSettings
-from device_agent.flows.columnar.openings import N_OPENED, Openings
+from device_agent.flows.columnar.openings import Openings
+from device_agent.flows.columnar.window_runs import N_OPENED
 from device_agent.flows.meter import MeterSettings
 from device_agent.flows.records import PacketBatch
 from device_agent.flows.select import Meter, make_meter

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from device_agent.capture.errors import CaptureInputError
-from device_agent.capture.rows import pack_rows
+from device_agent.capture.rows import copy_rows
 from device_agent.capture.source import CaptureSettings
 from device_agent.flows.fast.library import load
 from device_agent.flows.packets import LINK_TYPES
@@ -161,29 +161,38 @@ class MappedCapture:
 
     def _walked(self, max_packets: int) -> PacketBatch:
         """Walk in Python, copy in arrays."""
-        rows: list[npt.NDArray[np.uint8]] = []
-        n = 0
-        while n < max_packets:
-            found = self._window_rows(max_packets - n)
-            n += len(found)
-            rows.append(found)
-            if n < max_packets and not self._slide():
+        most = max(1, min(max_packets, (self._size - self._at) // _RECORD_HEADER_BYTES))
+        frames = np.empty((most + 1) * self._snap_bytes, dtype=np.uint8)
+        lengths: list[npt.NDArray[np.int64]] = []
+        headers: list[npt.NDArray[np.void]] = []
+        n = filled = 0
+        while n < most:
+            starts = self._starts(most - n)
+            if len(starts):
+                found = self._headers_at(starts)
+                captured = np.minimum(found["captured"].astype(np.int64), self._snap_bytes)
+                copy_rows(self._window, starts + _RECORD_HEADER_BYTES, captured, self._snap_bytes, frames[filled:])
+                headers.append(found)
+                lengths.append(captured)
+                n, filled = n + len(starts), filled + int(captured.sum())
+            if n < most and not self._slide():
                 break
-        frames = rows[0] if len(rows) == 1 else np.concatenate(rows)
-        headers = np.ascontiguousarray(frames[:, :_RECORD_HEADER_BYTES]).view(self._header)[:, 0]
-        captured = np.minimum(headers["captured"].astype(np.int64), self._snap_bytes)
-        data, offsets = pack_rows(np.ascontiguousarray(frames[:, _RECORD_HEADER_BYTES:]), captured)
-        wire_len = np.maximum(headers["wire_len"].astype(np.int64), captured)
+        if not n:
+            return PacketBatch.from_frames([], [], link_type=self._link_type)
+        header, captured = np.concatenate(headers), np.concatenate(lengths)
+        offsets = np.zeros(n + 1, dtype=np.int64)
+        np.cumsum(captured, out=offsets[1:])
+        wire_len = np.maximum(header["wire_len"].astype(np.int64), captured)
         return PacketBatch(
-            data=data,
+            data=frames[:filled],
             offsets=offsets,
-            ts_us=headers["seconds"].astype(np.int64) * 1_000_000 + headers["fraction"] // self._per_us,
+            ts_us=header["seconds"].astype(np.int64) * 1_000_000 + header["fraction"] // self._per_us,
             wire_len=np.minimum(wire_len, np.iinfo(np.int32).max).astype(np.int32),
             link_type=self._link_type,
         )
 
-    def _window_rows(self, most: int) -> npt.NDArray[np.uint8]:
-        """Return headers and first bytes of the next whole records of the window."""
+    def _starts(self, most: int) -> npt.NDArray[np.int64]:
+        """Return where the next whole records of the window begin, and move behind them."""
         at, end, captured_at = self._window_at, self._window_end, self._captured_at.unpack_from
         data = memoryview(self._window)[:end]  # type: ignore[arg-type]
         starts: list[int] = []
@@ -195,15 +204,16 @@ class MappedCapture:
                 at += captured + _RECORD_HEADER_BYTES
         except struct.error:  # behind the window; asking each time whether that is so would cost a fifth
             starts.pop()
-        width = _RECORD_HEADER_BYTES + self._snap_bytes
-        windows = np.ndarray((_WINDOW_BYTES + 1,), dtype=f"V{width}", buffer=self._window, strides=(1,))
-        places = np.array(starts, dtype=np.int64)
-        rows: npt.NDArray[np.uint8] = windows[places].view(np.uint8).reshape(len(places), width)
-        ends = np.append(places[1:], at)
-        bad = (ends > end) | (ends - places > _MAX_CAPTURED_BYTES + _RECORD_HEADER_BYTES)
-        whole = int(bad.argmax()) if bad.any() else len(places)
-        self._move_to(int(ends[whole - 1]) if whole else self._window_at)
-        return rows[:whole]
+        # A sixth of the time that NumPy takes for a list.
+        places = np.frombuffer(struct.pack(f"={len(starts) + 1}q", *starts, at), dtype=np.int64)
+        bad = (places[1:] > end) | (places[1:] - places[:-1] > _MAX_CAPTURED_BYTES + _RECORD_HEADER_BYTES)
+        whole = int(bad.argmax()) if bad.any() else len(starts)
+        self._move_to(int(places[whole]))
+        return places[:whole]
+
+    def _headers_at(self, starts: npt.NDArray[np.int64]) -> npt.NDArray[np.void]:
+        windows = np.ndarray((_WINDOW_BYTES + 1,), dtype=self._header, buffer=self._window, strides=(1,))
+        return windows[starts]
 
     def _move_to(self, window_at: int) -> None:
         self._at += window_at - self._window_at

@@ -79,6 +79,8 @@ _FEW_BITS = 10
 _FEW: list[int] = _weights(_FEW_BITS).tolist()
 """The beginning of the table: reading a list costs a fifth of reading an array."""
 _FEW_SIZE = len(_FEW) - 1
+_FEW_VALUES = 64
+"""Up to so many counts, a sum over the list costs less than one over an array."""
 
 
 def _weight(count: int) -> int:
@@ -137,7 +139,11 @@ class Distinct:
         gone, self.last, self.current = self.last, self.current, {}
         self.both = len(self.last)
         self.counted_last, self.counted = self.counted, 0
-        self.weight = int(weights(self.counted_last)[list(self.last.values())].sum()) if self.last else 0
+        counts = self.last.values()
+        if self.counted_last <= _FEW_SIZE and len(counts) <= _FEW_VALUES:
+            self.weight = sum([_FEW[count] for count in counts])
+        else:
+            self.weight = int(weights(self.counted_last)[list(counts)].sum())
         return gone
 
     def entropy_bits(self) -> float:
@@ -194,7 +200,8 @@ class Initiator:
 
     def values(self) -> int:
         """Return how many values are stored here."""
-        windows = sum(len(d.current) + len(d.last) for d in (self.peers, self.ports))
+        peers, ports = self.peers, self.ports
+        windows = len(peers.current) + len(peers.last) + len(ports.current) + len(ports.last)
         return windows + len(self.known) + len(self.known_last)
 
     def knows(self, responder: Address) -> bool:
@@ -208,15 +215,16 @@ class Initiator:
             self.flows_last, self.flows = self.flows, 0
             self.failed_last, self.failed = self.failed, 0
             self.since_last, self.since = self.since, number
-            gone = [peer for peer in self.peers.turn() if peer not in self.known]
-            self.known.update(gone[: max(SATURATION - len(self.known), 0)])
+            known = self.known
+            gone = [peer for peer in self.peers.turn() if peer not in known]
+            known.update(gone[: max(SATURATION - len(known), 0)])
             self.ports.turn()
         hours = window // _WINDOWS_AN_HOUR - self.window // _WINDOWS_AN_HOUR
         if hours:
             self.known_last = self.known if hours == 1 else set()
             self.known = set()
         self.window = window
-        self.new = sum(not self.knows(peer) for peer in self.peers.last)
+        self.new = len(self.peers.last.keys() - self.known - self.known_last)
         return self.values() - before
 
     def open(self, responder: Address, port: int) -> int:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from contract.features import INDEX
 from device_agent.flows import windows as windows_module
 from device_agent.flows.columnar import openings as openings_module
+from device_agent.flows.columnar import window_runs as runs_module
 from device_agent.flows.columnar.engine import ColumnarMeter
 from device_agent.flows.columnar.openings import Openings
 from device_agent.flows.columnar.state import EVENT
@@ -123,7 +124,7 @@ def test_windows_are_what_their_history_says(seed, batches, bounds, room, busy, 
     """Window turns, hours, saturation, eviction and clock steps, in batches of many sizes."""
     rng = np.random.default_rng(seed)
     with pytest.MonkeyPatch.context() as patch:
-        for module in (windows_module, openings_module):
+        for module in (windows_module, runs_module):
             patch.setattr(module, "SATURATION", bounds[0])
             patch.setattr(module, "MOST_COUNTED", bounds[1])
         patch.setattr(openings_module, "_BUSY", busy)

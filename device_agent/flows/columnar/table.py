@@ -19,6 +19,8 @@ _EMPTY, _REMOVED, _CLAIM = -1, -2, -3
 _MIX_1, _MIX_2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 _S30, _S27, _S31 = np.uint64(30), np.uint64(27), np.uint64(31)
 _MIN_ROWS = 1024
+_FEW = 128
+"""Up to so many packets, looking for each one's key takes less time than the array operations of one round do."""
 
 _Scalar = TypeVar("_Scalar", bound=np.generic)
 
@@ -86,7 +88,7 @@ class KeyTable:
         n = len(packets)
         if len(self) + n > self.capacity:
             self._grow(len(self) + n)
-        if 2 * (len(self) + self._n_removed + n) > len(self._index):
+        if 3 * (len(self) + self._n_removed + n) > len(self._index):
             self._rebuild()
         hashed = self._hash_keys(packets.key_0, packets.key_1, packets.v6_at, packets.v6_words)
         v6_place = None
@@ -119,7 +121,7 @@ class KeyTable:
         match &= self._equal(packets, slice(None), out, v6_place)
         pending = (~match).nonzero()[0]
         slot = slot[pending]
-        while len(pending):
+        while len(pending) > _FEW:
             row = index[slot]
             match = row >= 0
             match &= self._equal(packets, pending, row, v6_place)
@@ -136,7 +138,32 @@ class KeyTable:
             slot &= np.int64(mask)
             undecided = ~match
             pending, slot = pending[undecided], slot[undecided]
+        for at, start in zip(pending.tolist(), slot.tolist(), strict=True):
+            out[at] = self._settle(packets, at, start, -1 if v6_place is None else v6_place.item(at))
         return out
+
+    def _settle(self, packets: Packets, at: int, slot: int, place: int) -> int:
+        """Return the row of one packet's key, looked for from a slot on; ``place`` is that of its IPv6 addresses."""
+        index, last = self._index, len(self._index) - 1
+        key_0, key_1, is_v6 = packets.key_0.item(at), packets.key_1.item(at), place >= 0
+        while (row := index.item(slot)) != _EMPTY:
+            if (
+                row >= 0
+                and self.key_1.item(row) == key_1
+                and self.key_0.item(row) == key_0
+                and self.is_v6.item(row) == is_v6
+                and (not is_v6 or bool((self.v6_words[row] == packets.v6_words[place]).all()))
+            ):
+                return row
+            slot = slot + 1 & last
+        self._n_free -= 1
+        row = self._free.item(self._n_free)
+        self.key_0[row], self.key_1[row], self.is_v6[row] = key_0, key_1, is_v6
+        if is_v6:
+            self.v6_words[row] = packets.v6_words[place]
+        index[slot] = row
+        self._slot[row] = slot
+        return row
 
     def _equal(
         self,

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from device_agent.flows.columnar import openings as module
+from device_agent.flows.columnar import window_runs as module
 from device_agent.flows.columnar.openings import Openings
 from device_agent.flows.columnar.state import EVENT
 from device_agent.flows.windows import WINDOW_US, InitiatorWindows
@@ -136,3 +136,23 @@ def test_flows_beyond_what_counts_for_entropy(monkeypatch):
         events, calls = random_openings(rng, 300, 1, 900, [1, 2, 3], six=0.0)
         got = both.check(events, calls, np.full(300, 10**15), rng)
     assert got[-1, 1] > 500
+
+
+def test_windows_of_absurd_clocks():
+    """Windows more than 2**32 apart, as hostile times of packets make them, are different windows."""
+    rng = np.random.default_rng(6)
+    events, calls = random_openings(rng, 300, 4, 50, [1, 2], six=0.0)
+    clock = np.full(300, 10**15)
+    clock[100:] += (WINDOW_US << 32) * 2
+    clock[200:] += (WINDOW_US << 32) * 8
+    Both().check(events, calls, clock, rng)
+
+
+def test_answers_before_the_first_opening_of_a_batch_belong_to_earlier_windows():
+    rng = np.random.default_rng(7)
+    both = Both()
+    events, calls = random_openings(rng, 400, 3, 50, [1, 2], six=0.0)
+    both.check(events, calls, np.full(400, 10**15), rng)
+    for step in range(3):
+        events, calls = random_openings(rng, 400, 3, 50, [1, 2], six=0.0)
+        both.check(events, calls, np.full(400, 10**15 + (step + 1) * WINDOW_US), rng, answers=0.7)
