@@ -7,11 +7,11 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from contract.exit_codes import ExitCode
 from device_agent.errors import AgentError
+from device_agent.version import package_version
 
 _LEVELS = ("debug", "info", "warning", "error")
 
@@ -25,6 +25,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.environ.setdefault(name, "1")
     # Looking for plug-ins of pydantic reads the metadata of every package installed.
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
+    # Nor are there time zones by name here; to look for their files loads the settings that Python was built with.
+    os.environ.setdefault("PYTHONTZPATH", "")
     try:
         code: int = options.command(options)
     except AgentError as error:
@@ -37,14 +39,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return int(ExitCode.INTERRUPTED)
     return code
-
-
-def package_version() -> str:
-    """Return the version of the installed package."""
-    try:
-        return version("kinwatch")
-    except PackageNotFoundError:
-        return "0+unknown"
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -107,8 +101,10 @@ def _add_enrol(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 def _run(options: argparse.Namespace) -> int:
     from device_agent.allocator import save_memory
+    from device_agent.later import put_off
 
     save_memory()
+    put_off()
     from device_agent.config import load_config
     from device_agent.parts import build
     from device_agent.service import Agent

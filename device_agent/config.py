@@ -2,7 +2,6 @@
 
 import json
 import tomllib
-from difflib import get_close_matches
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Literal
@@ -312,6 +311,8 @@ def _suggestion(model: type[BaseModel], location: tuple[str, ...]) -> str:
         options = [annotation, *getattr(annotation, "__args__", ())]
         section = next(o for o in options if isinstance(o, type) and issubclass(o, BaseModel))
     names = list(section.model_fields)
+    from difflib import get_close_matches  # noqa: PLC0415 - for one line of advice
+
     near = get_close_matches(location[-1], names, n=1, cutoff=0.5)
     if near:
         return f"; did you mean {'.'.join((*location[:-1], near[0]))}?"

@@ -8,6 +8,7 @@ from contract.messages.transfer import INLINE_BYTES
 from contract.model import DEFAULT_SPEC, ModelId, ModelSpec
 from contract.taxonomy import BENIGN_INDEX
 from contract.topics import FETCH, STATUS
+from device_agent.allocator import let_go_of_code
 from device_agent.boards import Board, Budgets, detect_board, load_board
 from device_agent.choosing import SILENT, Evidence, calibrated
 from device_agent.config import AgentConfig, BrokerConfig, read_secret
@@ -200,6 +201,7 @@ def _assemble(
         first_us=restored.first_us,
     )
     inline_bytes = config.broker.inline_bytes if config.broker is not None else INLINE_BYTES
+    let_go_of_code()  # everything but the capture is loaded, and its thread not yet running
     post = Post(config.device.id, memory.outbox, transport, inline_bytes=inline_bytes)
     return Parts(
         config=config,

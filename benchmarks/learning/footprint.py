@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kinwatch" / "benchmarks"
+AGENT = "from device_agent.later import put_off; put_off(); import device_agent.service, device_agent.training.worker"
+"""What ``kinwatch-agent run`` loads, with the stand-ins for what it does not use."""
 PEERS = {"tensorflow": "import tensorflow", "flower_with_tensorflow": "import flwr.client, tensorflow"}
 _PACKAGES = {
     "agent": ["{project}[agent]"],
@@ -84,7 +86,7 @@ def measure(*, install: bool) -> dict[str, dict[str, float]]:
     found = {}
     for name in _PACKAGES:
         python = environment_of(name, install=install)
-        statement = PEERS.get(name, "import device_agent.service, device_agent.training.worker")
+        statement = PEERS.get(name, AGENT)
         if python is None:
             if name == "agent":
                 found[name] = import_cost(sys.executable, statement)

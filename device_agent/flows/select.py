@@ -3,8 +3,7 @@
 from typing import Literal, Protocol
 
 from device_agent.flows.applications import Dissector
-from device_agent.flows.columnar.engine import ColumnarMeter, supports
-from device_agent.flows.fast.engine import FastMeter
+from device_agent.flows.columnar.timeouts import supports
 from device_agent.flows.fast.library import load
 from device_agent.flows.meter import FlowMeter, MeterCounters, MeterSettings
 from device_agent.flows.records import FlowBatch, PacketBatch
@@ -61,7 +60,11 @@ def make_meter(
     if prefer == "packet" or (prefer == "auto" and not supports(settings)):
         return FlowMeter(settings, dissector=dissector)
     if prefer == "fast" or (prefer == "auto" and load() is not None):
+        from device_agent.flows.fast.engine import FastMeter  # noqa: PLC0415 - a device keeps one meter in memory
+
         return FastMeter(settings, dissector=dissector)
     if prefer in ("auto", "columnar"):
+        from device_agent.flows.columnar.engine import ColumnarMeter  # noqa: PLC0415 - likewise
+
         return ColumnarMeter(settings, dissector=dissector)
     raise ValueError(f"no meter engine {prefer!r}; there are auto, fast, columnar and packet")

@@ -1,7 +1,7 @@
 """Choice of the engine: LiteRT if it is there and right, else NumPy with the reason."""
 
 from dataclasses import dataclass
-from importlib.resources import files
+from pathlib import Path
 from typing import Literal
 
 from pydantic import ValidationError
@@ -34,7 +34,7 @@ def load_artifact(spec: ModelSpec) -> bytes:
         If there is no artifact for the spec, or it is damaged.
     """
     stem = f"{spec.name.replace('-', '_')}_v{spec.version}"
-    folder = files("device_agent.artifacts")
+    folder = Path(__file__).resolve().parents[1] / "artifacts"
     try:
         manifest = ArtifactManifest.model_validate_json(folder.joinpath(f"{stem}.json").read_bytes())
         blob = folder.joinpath(f"{stem}.tflite").read_bytes()

@@ -5,7 +5,6 @@ import os
 import queue
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -172,7 +171,7 @@ class Trainer:
             environment = {**os.environ, **dict.fromkeys(_THREADS, str(self._threads))}
             packages = str(Path(device_agent.__file__).parent.parent)
             environment["PYTHONPATH"] = os.pathsep.join(filter(None, (packages, environment.get("PYTHONPATH"))))
-            self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed when the process is reaped
+            self._errors = _scratch_file()
             self._process = subprocess.Popen(
                 [self._python, "-m", "device_agent.training.worker", *self._arguments],
                 stdin=subprocess.PIPE,
@@ -222,3 +221,12 @@ class Trainer:
             errors.seek(0)
             lines = errors.read().decode(errors="replace").strip().splitlines()
         return f"exit code {process.returncode}" + (f": {lines[-1]}" if lines else "")
+
+
+def _scratch_file() -> IO[bytes]:
+    """Return a file without a name; its owner closes it."""
+    if hasattr(os, "memfd_create"):
+        return os.fdopen(os.memfd_create("trainer-errors"), "w+b")
+    from tempfile import TemporaryFile  # noqa: PLC0415 - brings archives and random numbers
+
+    return TemporaryFile()

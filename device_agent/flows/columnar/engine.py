@@ -30,6 +30,7 @@ from device_agent.flows.columnar.limits import Limits
 from device_agent.flows.columnar.parse import Packets, parse_batch
 from device_agent.flows.columnar.sequence import TRAILING_US
 from device_agent.flows.columnar.table import KeyTable, hash_words
+from device_agent.flows.columnar.timeouts import supports
 from device_agent.flows.meter import MeterCounters, MeterSettings
 from device_agent.flows.records import EndReason, FlowBatch, PacketBatch
 
@@ -43,12 +44,6 @@ _SECOND_US = 1_000_000
 _CLOCK_STEP_US = 60 * _SECOND_US
 _EXPIRE_GRACE_US = _SECOND_US
 _LATEST_US = 1 << 62
-
-
-def supports(settings: MeterSettings) -> bool:
-    """Whether gap statistics stay exact: timeouts of hours are for the per-packet meter."""
-    idle_us, active_us = settings.idle_s * _SECOND_US, settings.active_s * _SECOND_US
-    return min(idle_us, active_us) * active_us < 1 << 64
 
 
 @dataclass(slots=True, eq=False)

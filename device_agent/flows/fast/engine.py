@@ -12,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from device_agent.flows.applications import KINDS, MAX_PAYLOAD, Applications, Dissector, Kind
-from device_agent.flows.columnar.engine import supports
 from device_agent.flows.columnar.export import records
 from device_agent.flows.columnar.state import FLOW
+from device_agent.flows.columnar.timeouts import supports
 from device_agent.flows.fast.library import load
 from device_agent.flows.meter import IGNORE_REASONS, MeterCounters, MeterSettings
 from device_agent.flows.records import EndReason, FlowBatch, PacketBatch

@@ -15,7 +15,7 @@ def test_auto_takes_the_compiled_meter_only_where_there_is_one(monkeypatch: pyte
     monkeypatch.setattr(select, "load", lambda: None)
     assert isinstance(make_meter(), ColumnarMeter)
     monkeypatch.setattr(select, "load", lambda: "a library")
-    monkeypatch.setattr(select, "FastMeter", lambda settings, dissector: ("fast", settings, dissector))
+    monkeypatch.setattr(engine, "FastMeter", lambda settings, dissector: ("fast", settings, dissector))
     assert make_meter() == ("fast", MeterSettings(), None)
 
 

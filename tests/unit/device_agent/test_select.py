@@ -1,5 +1,7 @@
 """Choice of the engine: what is checked before a runtime sees a file, and what happens when something is off."""
 
+from pathlib import Path
+
 import pytest
 
 from contract.model import DEFAULT_SPEC, ModelSpec
@@ -22,7 +24,7 @@ def changed(**changes) -> ModelSpec:
 
 
 def manifest_and_blob():
-    folder = select.files("device_agent.artifacts")
+    folder = Path(select.__file__).parents[1] / "artifacts"
     manifest = select.ArtifactManifest.model_validate_json(folder.joinpath("two_head_v1.json").read_bytes())
     return manifest, folder.joinpath("two_head_v1.tflite").read_bytes()
 
