@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -13,9 +14,11 @@ ROOT = Path(__file__).resolve().parents[2]
 IDLE_S = 2.0
 FLOWS = 20
 SETTLE_S = 15.0
+GIVE_UP_S = 30.0
 SEND = """
 import socket, sys
-from benchmarks.flow_meter import traffic
+from benchmarks.flow_meter import sender, traffic
+sender.guard("eth0", sys.argv[3])
 sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
 sock.bind(("eth0", 0))
 for port in range(int(sys.argv[1])):
@@ -28,20 +31,25 @@ def _inside(namespace: str, *command: str) -> list[str]:
     return ["ip", "netns", "exec", namespace, sys.executable, *command]
 
 
-def exported(sender: str, listener: str) -> dict:
+def exported(sender: str, listener: str, mark: str) -> dict:
     """Return when flows came out after their last packet, and whether a stop let out those still open."""
     command = _inside(listener, "-m", "device_agent", "flows", "eth0", "--format", "jsonl", "--idle", str(IDLE_S))
     child = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
     def send(first: int) -> float:
-        subprocess.run(_inside(sender, "-c", SEND, str(FLOWS), str(first)), cwd=ROOT, check=True, timeout=30)
+        subprocess.run(_inside(sender, "-c", SEND, str(FLOWS), str(first), mark), cwd=ROOT, check=True, timeout=30)
         return time.monotonic()
 
     try:
         time.sleep(3.0)  # until it listens; what it misses shows in the counts
         sent_s = send(0)
-        reasons = [json.loads(child.stdout.readline())["end_reason"] for _ in range(FLOWS)]
+        # Fewer lines than flows end with the child.
+        watchdog = threading.Timer(GIVE_UP_S, child.kill)
+        watchdog.start()
+        lines = [line for _ in range(FLOWS) if (line := child.stdout.readline())]
+        watchdog.cancel()
         waited_s = time.monotonic() - sent_s
+        reasons = [json.loads(line)["end_reason"] for line in lines]
         send(100)
         time.sleep(1.0)
         child.send_signal(signal.SIGINT)
@@ -56,7 +64,7 @@ def exported(sender: str, listener: str) -> dict:
         "exported_by_the_wall_clock": reasons.count("idle"),
         "seconds_from_last_packet_to_last_record": round(waited_s, 2),
         "flushed_at_the_stop": flushed.count("flush"),
-        "summary": err.strip().splitlines()[-1],
+        "summary": err.strip().rpartition("\n")[2],
     }
 
 
