@@ -11,6 +11,7 @@ from device_agent.flows.fast.engine import FastMeter
 from device_agent.flows.fast.library import load
 from device_agent.flows.meter import FlowMeter, MeterSettings
 from device_agent.flows.records import PacketBatch
+from tests.property.examples import examples
 from tests.property.packet_streams import Told, assert_same_records, long_stream, streams
 
 BATCH_SIZES = (1, 7, 64, 1_000, 65_536)
@@ -58,7 +59,9 @@ def compare(reference: FlowMeter, columnar: Tested, stream: PacketBatch, batch_s
 @engines
 @pytest.mark.parametrize("batch_size", BATCH_SIZES)
 @given(stream=streams(), limits=meter_settings, seed=st.integers(0, 2**64 - 1))
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@settings(
+    max_examples=examples(60), deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+)
 def test_short_streams(
     engine_type: type[Tested], batch_size: int, stream: PacketBatch, limits: MeterSettings, seed: int
 ) -> None:
@@ -66,7 +69,9 @@ def test_short_streams(
 
 
 @given(stream=streams(), limits=meter_settings, seed=st.integers(0, 3), piece=st.sampled_from((3, 17, 50)))
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@settings(
+    max_examples=examples(60), deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+)
 def test_colliding_hashes_and_small_pieces(stream: PacketBatch, limits: MeterSettings, seed: int, piece: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(engine, "PIECE", piece)
@@ -80,7 +85,7 @@ def test_colliding_hashes_and_small_pieces(stream: PacketBatch, limits: MeterSet
 @given(seed=st.integers(0, 2**32), max_flows=st.sampled_from((20, 1_000)))
 @example(seed=0, max_flows=20)
 @example(seed=1_667, max_flows=20)
-@settings(max_examples=3, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(3), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_long_streams(engine_type: type[Tested], batch_size: int, in_order: bool, seed: int, max_flows: int) -> None:
     n = 300 if batch_size < 64 else 3_000
     limits = MeterSettings(
@@ -99,7 +104,9 @@ def test_long_streams(engine_type: type[Tested], batch_size: int, in_order: bool
     parts=st.lists(st.tuples(streams(max_packets=15), st.sampled_from((-2_000_000, 500_000, 3_000_000, 40_000_000)))),
     limits=meter_settings,
 )
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@settings(
+    max_examples=examples(60), deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+)
 def test_expiry_by_the_wall_clock(
     engine_type: type[Tested], parts: list[tuple[PacketBatch, int]], limits: MeterSettings
 ) -> None:

@@ -11,6 +11,7 @@ from contract.features import INDEX
 from device_agent.flows.meter import FlowMeter, MeterSettings
 from device_agent.flows.packets import ACK, FIN, PSH, RST, SYN
 from device_agent.flows.records import EndReason, FlowBatch
+from tests.property.examples import examples
 from tests.unit.device_agent.frames import EPOCH_US, arp, batch, ethernet, icmp, ipv4, tcp, udp
 
 HOSTS = ["10.0.0.1", "10.0.0.2", "10.0.0.3"]
@@ -82,7 +83,7 @@ def rows(flows):
 
 
 quick = settings(
-    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+    max_examples=examples(40), deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
 )
 
 

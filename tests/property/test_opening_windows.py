@@ -19,6 +19,7 @@ from device_agent.flows.fast.library import load
 from device_agent.flows.meter import FlowMeter, MeterSettings
 from device_agent.flows.records import FlowBatch, PacketBatch
 from device_agent.flows.windows import WINDOW_US, InitiatorWindows, Opened
+from tests.property.examples import examples
 from tests.property.opening_history import History, PastFlow
 
 ENGINES = [FlowMeter, ColumnarMeter] + ([FastMeter] if load() is not None else [])
@@ -27,7 +28,7 @@ SECOND_US = 1_000_000
 STEPS_US = (0, 0, 0, 1, 40_000, 3 * SECOND_US, 10 * SECOND_US, 20 * SECOND_US, 3_590 * SECOND_US, 7_200 * SECOND_US)
 
 quick = settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+    max_examples=examples(60), deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
 )
 
 
@@ -119,7 +120,7 @@ kinds = st.fixed_dictionaries(
     busy=st.sampled_from((2, 5, 48)),
     clears=st.booleans(),
 )
-@settings(quick, max_examples=250)
+@settings(quick, max_examples=examples(250))
 def test_windows_are_what_their_history_says(seed, batches, bounds, room, busy, clears):
     """Window turns, hours, saturation, eviction and clock steps, in batches of many sizes."""
     rng = np.random.default_rng(seed)
