@@ -40,7 +40,14 @@ class ScapyDissector:
 
     Making one loads Scapy's packets and fields, about 3 MB, and none of its layers. Heads without message numbers are
     few, so what they say is remembered: a head that is known takes a microsecond, another one fifty.
+
+    Attributes
+    ----------
+    by_head
+        True: see ``Dissector``. Who asks for one more byte here has to take it in ``flows/fast/heads.c`` too.
     """
+
+    by_head = True
 
     def __init__(self) -> None:
         from device_agent.capture import heads  # noqa: PLC0415 - loads Scapy, where payloads are read

@@ -67,7 +67,16 @@ KINDS = _kinds()
 
 
 class Dissector(Protocol):
-    """Reads application payloads; ``device_agent.capture.applications`` has one."""
+    """Reads application payloads; ``device_agent.capture.applications`` has one.
+
+    Attributes
+    ----------
+    by_head
+        Whether it says the same of payloads with the same head, as ``flows/fast/heads.c`` takes it: then the compiled
+        meter remembers what it says.
+    """
+
+    by_head: bool
 
     def dissect(self, kind: Kind, payload: bytes) -> int | None:
         """Return what a payload is: bit ``i`` for ``APPLICATIONS[i]``; None if it is not what it claims to be.

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from device_agent.flows.applications import N_APPLICATIONS, Kind
 from device_agent.flows.records import FlowBatch, PacketBatch
+from tests.unit.device_agent import fast_heads
 
 V4 = tuple(bytes([10, 0, 0, i]) for i in range(1, 4))
 V6 = (*(bytes([0xFE, 0x80, *[0] * 13, i]) for i in range(1, 3)), b"\x00" * 10 + b"\xff\xff" + V4[0])
@@ -156,9 +157,23 @@ def _batch(packets: list[Shape], steps: list[int], start_us: int) -> PacketBatch
 class Told:
     """A dissector that says something else of every payload, and of some that they are malformed."""
 
+    by_head = False
+
     def dissect(self, kind: Kind, payload: bytes) -> int | None:
         found = zlib.crc32(payload, kind)
         return None if found % 5 == 0 else found >> 8 & (1 << N_APPLICATIONS) - 1
+
+
+class ToldByHead(Told):
+    """The same of payloads with the same head."""
+
+    by_head = True
+
+    def __init__(self) -> None:
+        self._compiled = fast_heads.library()
+
+    def dissect(self, kind: Kind, payload: bytes) -> int | None:
+        return super().dissect(kind, fast_heads.head(self._compiled, kind, payload))
 
 
 def assert_same_records(expected: FlowBatch, got: FlowBatch) -> None:

@@ -7,12 +7,13 @@ from hypothesis import strategies as st
 
 from device_agent.flows.columnar import engine
 from device_agent.flows.columnar.engine import ColumnarMeter
+from device_agent.flows.fast import engine as fast_engine
 from device_agent.flows.fast.engine import FastMeter
 from device_agent.flows.fast.library import load
 from device_agent.flows.meter import FlowMeter, MeterSettings
 from device_agent.flows.records import PacketBatch
 from tests.property.examples import examples
-from tests.property.packet_streams import Told, assert_same_records, long_stream, streams
+from tests.property.packet_streams import Told, ToldByHead, assert_same_records, long_stream, streams
 
 BATCH_SIZES = (1, 7, 64, 1_000, 65_536)
 
@@ -141,6 +142,28 @@ def test_records_do_not_depend_on_the_hash_seed(engine_type: type[Tested]) -> No
     expected = FlowMeter(limits).feed(stream)
     for seed in range(50):
         assert_same_records(expected, engine_type(limits, seed=seed * 0x9E3779B97F4A7C15 % 2**64).feed(stream))
+
+
+@pytest.mark.skipif(load() is None, reason="no compiled meter; run scripts/build-fast")
+@pytest.mark.parametrize("batch_size", [7, 1_000])
+@given(
+    stream=streams(),
+    limits=meter_settings,
+    most=st.integers(1, 3),
+    seed=st.integers(0, 2**64 - 1),
+    told=st.sampled_from((Told, ToldByHead)),
+)
+@settings(
+    max_examples=examples(200), deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+)
+def test_a_compiled_meter_that_stops_often(
+    batch_size: int, stream: PacketBatch, limits: MeterSettings, most: int, seed: int, told: type[Told]
+) -> None:
+    """Room for few records, so that it is full before, at and behind packets that are read; heads that are known."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fast_engine, "_MAX_OUT", most)
+        fast = FastMeter(limits, seed=seed, dissector=told())
+    compare(FlowMeter(limits, dissector=told()), fast, stream, batch_size)
 
 
 def test_rows_are_given_back() -> None:

@@ -83,7 +83,7 @@ FLOW = np.dtype(
 ``opened`` holds ``windows.Opened``. ``window`` is the first window field of each direction, -1 before it; ``isn`` the
 sequence number of the last forward SYN, -1 before it; ``top`` where the payload of each direction ends at most, -1
 before any; ``retransmitted`` counts packets of each direction, ``applications`` by what dissection told of them. Times
-and gaps are microseconds. ``flow_t`` of ``flows/fast/meter.c`` has this layout."""
+and gaps are microseconds."""
 
 
 def blank(n: int) -> npt.NDArray[np.void]:

@@ -1,7 +1,7 @@
 """``FastMeter``: the flow meter in C behind the interface of the others.
 
-Packets, flows and timeouts are C (``meter.c``), and so are the windows of initiators (``windows.c``). The records are
-made here, by the same code as for the columnar meter.
+Packets, flows, timeouts and records are C (``meter.c``), and so are the windows of initiators (``windows.c``) and the
+memory of known message heads (``heads.c``); heads that are not known come here, to be read by the dissector.
 """
 
 import ctypes
@@ -11,20 +11,23 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from device_agent.flows.applications import KINDS, MAX_PAYLOAD, Applications, Dissector, Kind
-from device_agent.flows.columnar.export import records
-from device_agent.flows.columnar.state import FLOW
+from contract.features import N_FEATURES
+from device_agent.flows.applications import KINDS, Dissector, Kind
 from device_agent.flows.columnar.timeouts import supports
 from device_agent.flows.fast.library import load
 from device_agent.flows.meter import IGNORE_REASONS, MeterCounters, MeterSettings
-from device_agent.flows.records import EndReason, FlowBatch, PacketBatch
+from device_agent.flows.records import IDENTITY, EndReason, FlowBatch, PacketBatch
 from device_agent.flows.windows import MAX_INITIATORS, MAX_VALUES, MOST_COUNTED, SATURATION, WINDOW_US, weights
 
 _SECOND_US = 1_000_000
 _EXPIRE_GRACE_US = _SECOND_US
 _LATEST_US = 1 << 62
-_MAX_OUT = 4_096
+_MAX_OUT = 1_024
+"""Records taken at once: as many as fit in a cache."""
+_MOST_OF_A_PACKET = 4
 _DONE, _SELECTED, _WEIGHTS = 0, 2, 3
+_MALFORMED = 1 << 30
+"""Told instead of the bits of a payload."""
 
 _Scalar = TypeVar("_Scalar", bound=np.generic)
 
@@ -76,14 +79,18 @@ class FastMeter:
         if not self._meter:
             raise MemoryError(f"no memory for a table of {settings.max_flows} flows")
         library.kw_early(self._meter, settings.early_pkts, settings.early_us)
-        self._applications = Applications(dissector, settings.dissect_pps)
-        if self._applications.on and not library.kw_select(self._meter, KINDS.ctypes.data, settings.dissect_pps):
-            raise MemoryError("no memory for the ports of applications")
+        self._dissector = dissector if settings.dissect_pps else None
+        if self._dissector is not None:
+            remember = self._dissector.by_head
+            if not library.kw_select(self._meter, KINDS.ctypes.data, settings.dissect_pps, remember):
+                raise MemoryError("no memory for the ports of applications")
         self._selected = self._view(library.kw_selected(self._meter), 3, np.dtype(np.int64))
-        self._out = self._view(library.kw_out(self._meter), _MAX_OUT + 4, FLOW)
-        self._reasons = self._view(library.kw_out_reason(self._meter), _MAX_OUT + 4, np.dtype(np.uint8))
-        self._closed: list[tuple[npt.NDArray[np.void], npt.NDArray[np.uint8]]] = []
-        self._totals = np.zeros(5 + len(IGNORE_REASONS) + len(EndReason), dtype=np.int64)
+        room = _MAX_OUT + _MOST_OF_A_PACKET
+        self._identities = self._view(library.kw_identities(self._meter), room, IDENTITY)
+        values = self._view(library.kw_features(self._meter), room * N_FEATURES, np.dtype(np.float64))
+        self._features = values.reshape(room, N_FEATURES)
+        self._closed: list[FlowBatch] = []
+        self._totals = np.zeros(7 + len(IGNORE_REASONS) + len(EndReason), dtype=np.int64)
         self.counters = MeterCounters()
 
     def __del__(self) -> None:
@@ -105,20 +112,16 @@ class FastMeter:
         times = np.ascontiguousarray(batch.ts_us, dtype=np.int64)
         wire = np.ascontiguousarray(batch.wire_len, dtype=np.int32)
         columns = [column.ctypes.data for column in (data, offsets, times, wire)]
-        at, n, why, bits = 0, len(batch), ctypes.c_int32(_DONE), -1
+        at, n, why = 0, len(batch), ctypes.c_int32(_DONE)
         while at < n:
-            at = self._library.kw_feed(self._meter, *columns, batch.link_type, at, n, bits, ctypes.byref(why))
-            bits = -1
+            at = self._library.kw_feed(self._meter, *columns, batch.link_type, at, n, ctypes.byref(why))
             if why.value == _SELECTED:
-                kind, start, size = self._selected.tolist()
-                start += int(offsets[at])
-                bits = self._applications.dissect(Kind(kind), data[start : start + min(size, MAX_PAYLOAD)].tobytes())
-                continue
-            if why.value == _WEIGHTS:
+                self._tell(data, int(offsets[at]))
+            elif why.value == _WEIGHTS:
                 self._weights = weights(self._library.kw_windows_wanted(self._windows))
                 self._library.kw_weights(self._meter, self._weights.ctypes.data, len(self._weights))
-                continue
-            self._drain()
+            else:
+                self._drain()
         self.counters.packets += n
         return self._take()
 
@@ -142,22 +145,30 @@ class FastMeter:
         memory = (ctypes.c_uint8 * (n * dtype.itemsize)).from_address(address)
         return np.ndarray((n,), dtype=dtype, buffer=memoryview(memory))
 
+    def _tell(self, data: npt.NDArray[np.uint8], frame_at: int) -> None:
+        """Read the selected payload, in the frame that begins at ``frame_at``."""
+        kind, start, size = self._selected.tolist()
+        start += frame_at
+        found = None
+        if self._dissector is not None:
+            found = self._dissector.dissect(Kind(kind), data[start : start + size].tobytes())
+        self._library.kw_tell(self._meter, _MALFORMED if found is None else found)
+
     def _drain(self) -> None:
         """Take the records that were closed since the last time."""
-        n_closed = self._library.kw_take(self._meter)
-        if n_closed:
-            self._closed.append((self._out[:n_closed].copy(), self._reasons[:n_closed].copy()))
+        n = self._library.kw_take(self._meter)
+        if n:
+            self._closed.append(FlowBatch(self._identities[:n].copy(), self._features[:n].copy()))
 
     def _take(self) -> FlowBatch:
         """Bring the counters up to date; return and forget the records closed so far."""
         self._library.kw_counters(self._meter, self._totals.ctypes.data)
-        metered, flows, steps, skipped, evicted, *rest = self._totals.tolist()
-        counters, told = self.counters, self._applications
-        counters.metered, counters.flows, counters.clock_steps = metered, flows, steps
-        counters.initiators_evicted = evicted
-        counters.dissected, counters.undissected, counters.malformed = told.dissected, skipped, told.malformed
+        counters, totals = self.counters, self._totals.tolist()
+        counters.metered, counters.flows, counters.clock_steps = totals[:3]
+        counters.dissected, counters.undissected, counters.malformed = totals[3:6]
+        counters.initiators_evicted, *rest = totals[6:]
         counters.ignored.update(zip(IGNORE_REASONS, rest, strict=False))
         names = (reason.name.lower() for reason in EndReason)
         counters.records.update(zip(names, rest[len(IGNORE_REASONS) :], strict=True))
         closed, self._closed = self._closed, []
-        return records(closed)
+        return FlowBatch.concat(closed)

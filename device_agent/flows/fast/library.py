@@ -6,7 +6,8 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
-from device_agent.flows.columnar.state import FLOW
+from contract.features import NAMES
+from device_agent.flows.records import IDENTITY
 
 _NAME = f"libkwmeter-{platform.machine()}.so"
 _PACKAGE = "kinwatch_fast"
@@ -14,20 +15,22 @@ _PACKAGE = "kinwatch_fast"
 
 _POINTER, _I32, _I64, _U64 = ctypes.c_void_p, ctypes.c_int32, ctypes.c_int64, ctypes.c_uint64
 _SIGNATURES: dict[str, tuple[type | None, list[type]]] = {
-    "kw_flow_bytes": (_I64, []),
+    "kw_identity_bytes": (_I64, []),
+    "kw_feature_names": (ctypes.c_char_p, []),
     "kw_windows_new": (_POINTER, [_I32, _I32, _I32, _I64, _I64, _U64, _POINTER, _I64]),
     "kw_new": (_POINTER, [_I64, _I64, _I32, _U64, _I32, _POINTER]),
     "kw_free": (None, [_POINTER]),
     "kw_early": (None, [_POINTER, _I32, _I64]),
-    "kw_select": (_I32, [_POINTER, _POINTER, _I64]),
+    "kw_select": (_I32, [_POINTER, _POINTER, _I64, _I32]),
     "kw_selected": (_POINTER, [_POINTER]),
     "kw_windows_wanted": (_I64, [_POINTER]),
     "kw_weights": (None, [_POINTER, _POINTER, _I64]),
-    "kw_feed": (_I64, [*[_POINTER] * 5, _I32, _I64, _I64, _I32, _POINTER]),
+    "kw_tell": (None, [_POINTER, _I32]),
+    "kw_feed": (_I64, [*[_POINTER] * 5, _I32, _I64, _I64, _POINTER]),
     "kw_expire": (_I32, [_POINTER, _I64]),
     "kw_flush": (_I32, [_POINTER]),
-    "kw_out": (_POINTER, [_POINTER]),
-    "kw_out_reason": (_POINTER, [_POINTER]),
+    "kw_identities": (_POINTER, [_POINTER]),
+    "kw_features": (_POINTER, [_POINTER]),
     "kw_take": (_I32, [_POINTER]),
     "kw_live": (_I32, [_POINTER]),
     "kw_counters": (None, [_POINTER, _POINTER]),
@@ -46,7 +49,8 @@ def load() -> ctypes.CDLL | None:
                 function.restype, function.argtypes = result, arguments
         except (OSError, AttributeError):
             continue
-        if library.kw_flow_bytes() == FLOW.itemsize:
+        names = library.kw_feature_names().decode().split()
+        if library.kw_identity_bytes() == IDENTITY.itemsize and names == list(NAMES):
             return library
     return None
 

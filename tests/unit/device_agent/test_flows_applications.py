@@ -18,6 +18,8 @@ batches = pytest.mark.parametrize("at_once", [1, 2, 1_000])
 class Seen:
     """Notes what it is asked, and says the same of everything."""
 
+    by_head = False
+
     def __init__(self, answer=1):
         self.answer = answer
         self.asked = []
