@@ -287,15 +287,19 @@ def _by_source(rows: Rows) -> dict[str, int]:
 
 
 def _settings(job: Job) -> TrainSettings:
-    """Return the settings of a job; the device's id goes into a round's seed, so that devices shuffle differently."""
-    task = job.task
-    if task is None:
+    """Return the settings of a job; the device's id goes into a round's seed, so that devices shuffle differently.
+
+    Members of a family teach their expert nothing about classes they never saw. The fallback learns from all: it has to
+    tell classes apart that no two devices may have together.
+    """
+    task, target = job.task, job.target
+    if task is None or target is None:
         return _OWN[job.kind]
     mixed = int(sha256_hex(f"{task.seed}/{task.device_id}".encode())[:8], 16)
     return TrainSettings(
         epochs=task.local_epochs,
         recon_weight=task.recon_weight,
         seed=mixed,
-        mask_absent=True,
+        mask_absent=target.role == "expert",
         optimizer=OptimizerSettings(learning_rate=task.learning_rate, proximal_mu=task.proximal_mu),
     )

@@ -17,13 +17,16 @@ from testbed.simulation.net import Floats
 FALLBACK = ""
 _SAMPLE = 0.1
 _LEAST_UPDATES = 3
+_MASKED = (("experts", "all"), ("all",))
+"""With which ``mask`` the experts train over the device's own classes, and with which the fallback."""
 
 
 @dataclass(frozen=True, slots=True)
 class _How:
-    """How rounds are done: local training, steps of a round, server optimiser, the encoder that all share, if any."""
+    """How rounds are done: training of experts and of the fallback, steps, server optimiser, common encoder, if any."""
 
-    local: LocalSettings
+    expert: LocalSettings
+    fallback: LocalSettings
     steps: int
     server: ServerOptimiser
     encoder: slice | None
@@ -45,9 +48,9 @@ def families(bench: Bench, s: Settings) -> Outcome:
 
     Settings: ``lr``, ``server`` and its settings, ``warmup`` (rounds), ``lam`` (pull while fine-tuning),
     ``tuning_rounds`` and ``alone_rounds`` (steps of the ladder, in rounds), and what ablations take away: ``level1``,
-    ``level2``, ``ladder``, ``mask`` (loss over the device's own classes), ``common`` (one encoder for all families);
-    ``oracle`` gives the true families. Families that agree on what attacks look like (conflict below
-    ``min_conflict``) share the fallback.
+    ``level2``, ``ladder``, ``mask`` (which models train over the device's own classes: ``experts``, ``all`` or
+    ``none``), ``common`` (one encoder for all families); ``oracle`` gives the true families. Families that agree on
+    what attacks look like (conflict below ``min_conflict``) share the fallback.
 
     The bytes are spent on as many rounds as plain averaging has; the steps of the ladder come off every round's.
     """
@@ -56,7 +59,8 @@ def families(bench: Bench, s: Settings) -> Outcome:
     extra = (tuning + alone) * bench.budget.steps
     steps = max(1, (rounds * bench.budget.steps - extra) // rounds)
     encoder = encoder_slice(bench.fleet.layout) if s["common"] else None
-    how = _How(LocalSettings(s["lr"], mask_absent=s["mask"]), steps, server_of(s) or Sum(), encoder)
+    expert, fallback = (LocalSettings(s["lr"], mask_absent=s["mask"] in having) for having in _MASKED)
+    how = _How(expert, fallback, steps, server_of(s) or Sum(), encoder)
     models = _Models({FALLBACK: (bench.initial, ServerState.fresh())})
     for _ in range(s["warmup"]):
         _round(bench, models, {}, how)
@@ -90,15 +94,26 @@ def _round(bench: Bench, models: _Models, taught: dict[str, Indices], how: _How)
     jobs = {family_id: rows for family_id, rows in jobs.items() if len(rows) >= _LEAST_UPDATES}
     if not jobs:
         return
+    updates: dict[str, dict[str, Floats]] = {}
+    for settings, keys in ((how.expert, jobs.keys() - {FALLBACK}), (how.fallback, jobs.keys() & {FALLBACK})):
+        updates |= _trained(bench, models, {key: jobs[key] for key in jobs if key in keys}, how.steps, settings)
+    with bench.gateway_work():
+        _aggregate(bench, models, updates, how)
+
+
+def _trained(
+    bench: Bench, models: _Models, jobs: dict[str, Indices], steps: int, settings: LocalSettings
+) -> dict[str, dict[str, Floats]]:
+    """Train the devices of some models and return the updates that arrive, by model and device."""
+    if not jobs:
+        return {}
     start = np.concatenate([bench.stacked(models.start(k)[0], len(rows)) for k, rows in jobs.items()])
     devices = np.concatenate(list(jobs.values()))
-    trained = bench.train(start, devices, how.steps, how.local)
+    trained = bench.train(start, devices, steps, settings)
     deltas = bench.tampered(trained - start, devices)
     bench.exchange(len(devices))
     parts = np.split(deltas, np.cumsum([len(rows) for rows in jobs.values()])[:-1])
-    updates = {k: _named(bench, rows, part) for (k, rows), part in zip(jobs.items(), parts, strict=True)}
-    with bench.gateway_work():
-        _aggregate(bench, models, updates, how)
+    return {k: _named(bench, rows, part) for (k, rows), part in zip(jobs.items(), parts, strict=True)}
 
 
 def _named(bench: Bench, rows: Indices, deltas: Floats) -> dict[str, Floats]:
