@@ -119,7 +119,7 @@ class Learner:
             artifact=self._artifact,
             theta=base,
             data=_data(job, rows),
-            settings=_settings(job),
+            settings=train_settings(job),
             time_budget_s=max(min(seconds_left, self._budget_s), 0.1),
             resume=resume,
             checkpoint_s=self._checkpoint_s,
@@ -191,7 +191,7 @@ class Learner:
         """Return what tells this job from any other: task and target, settings, engine, base."""
         task = job.kind if job.task is None else fingerprint(job.task)
         engine = "numpy" if self._artifact is None else sha256_hex(self._artifact)[:12]
-        facts = [task, job.update_id, job.base, engine, self._spec.spec_id, repr(_settings(job))]
+        facts = [task, job.update_id, job.base, engine, self._spec.spec_id, repr(train_settings(job))]
         return sha256_hex(canonical_json(facts))
 
 
@@ -286,7 +286,7 @@ def _by_source(rows: Rows) -> dict[str, int]:
     return {Source(number).name.lower(): count for number, count in sorted(counts.items())}
 
 
-def _settings(job: Job) -> TrainSettings:
+def train_settings(job: Job) -> TrainSettings:
     """Return the settings of a job; the device's id goes into a round's seed, so that devices shuffle differently.
 
     Members of a family teach their expert nothing about classes they never saw. The fallback learns from all: it has to

@@ -1,9 +1,11 @@
-"""What leaves a device in private mode."""
+"""How jobs are trained, and what leaves a device in private mode."""
 
 import numpy as np
 import pytest
 
-from device_agent.learner import protect
+from contract.messages import TrainTarget
+from device_agent.events import Job
+from device_agent.learner import protect, train_settings
 from tests.unit.gateway.builders import task
 
 TASK = task("cam-1", 1)
@@ -28,3 +30,15 @@ def test_the_noise_has_the_stated_spread():
     noisy = protect(np.zeros(20_000, dtype=np.float32), PRIVATE, np.random.default_rng(0))
     assert noisy.std() == pytest.approx(0.5 * 2.0, rel=0.02)
     assert noisy.dtype == np.float32
+
+
+@pytest.mark.parametrize(("role", "family_id", "own"), [("fallback", None, False), ("expert", "family-1", True)])
+def test_only_an_expert_is_trained_over_the_classes_of_the_device(role, family_id, own):
+    target = TrainTarget(role=role, family_id=family_id, base="0" * 64)
+    settings = train_settings(Job(key="k", base=target.base, task=TASK, target=target))
+    assert settings.mask_absent == own
+    assert settings.epochs == TASK.local_epochs
+
+
+def test_a_training_of_the_devices_own_is_over_all_classes():
+    assert not train_settings(Job(key="k", base="0" * 64, kind="fine-tuned")).mask_absent
