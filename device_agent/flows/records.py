@@ -150,7 +150,9 @@ class FlowBatch:
 
     def select(self, rows: npt.NDArray[np.bool_] | npt.NDArray[np.intp]) -> "FlowBatch":
         """Return the rows that a mask or an index array picks."""
-        return FlowBatch(identity=self.identity[rows], features=self.features[rows])
+        at = rows.nonzero()[0] if rows.dtype == np.bool_ else rows
+        # Indexing a structured array would copy each of its fields by itself.
+        return FlowBatch(identity=self.identity.take(at), features=self.features[at])
 
     def ip_text(self, row: int) -> tuple[str, str]:
         """Return initiator and responder address of one row as text."""

@@ -14,7 +14,7 @@ from device_agent.flows.columnar.openings import Openings
 from device_agent.flows.columnar.parse import Packets
 from device_agent.flows.columnar.parts import Parts
 from device_agent.flows.columnar.sequence import DROPPED, NO_REASON
-from device_agent.flows.columnar.state import EVENT, NONE
+from device_agent.flows.columnar.state import EVENT, NONE, joined, put
 from device_agent.flows.meter import AFTER_TCP_END, MeterCounters
 from device_agent.flows.records import EndReason, FlowBatch
 
@@ -126,7 +126,7 @@ class Book:
             events["clock"] = work.clock[began[flow]]
             # A packet that opens a flow may answer it too.
             at = np.concatenate((began[opened] * 2, parts.at[answers[answered]] * 2 + 1))
-            features[opened] = self._openings.note(events[np.argsort(at)])
+            features[opened] = self._openings.note(events.take(np.argsort(at)))
             counters.initiators_evicted = self._openings.windows.evicted
         flows["number"], flows["opened"] = number[parts.flow], features[parts.flow]
 
@@ -137,22 +137,22 @@ class Book:
         closed = (parts.reason != NO_REASON).nonzero()[0]
         if not len(stored) and not len(closed) and not len(early.part):
             return
-        out = flows[closed]
+        out = flows.take(closed)
         table.label(out, parts.row[closed])
         reasons, by = parts.reason[closed], 4 * parts.closed_by[closed]
         # A packet closes what was there before it, then is counted, which may make an early record or end its flow.
         by += 2 * (parts.closed_by[closed] == parts.at[parts.end[closed] - 1])
         if len(stored):
-            out = np.concatenate((table.copy(parts.row[stored]), out))
+            out = joined([table.copy(parts.row[stored]), out])
             reasons = np.concatenate((parts.before[stored], reasons))
             by = np.concatenate((4 * parts.at[parts.begin[stored]], by))
         if len(early.part):
             table.label(early.flows, parts.row[early.part])
-            out = np.concatenate((out, early.flows))
+            out = joined([out, early.flows])
             reasons = np.concatenate((reasons, np.full(len(early.part), EndReason.EARLY, dtype=reasons.dtype)))
             by = np.concatenate((by, 4 * early.by + 1))
         order = np.argsort(by, kind="stable")
-        self._emit(out[order], reasons[order].astype(np.uint8))
+        self._emit(out.take(order), reasons[order].astype(np.uint8))
 
     def _store(self, parts: Parts, flows: npt.NDArray[np.void], turn: int) -> None:
         """Write the flows that live on into the table."""
@@ -164,7 +164,7 @@ class Book:
         table.live[parts.row[gone]] = False
         table.last[parts.row[gone]] = NONE
         rows = parts.row[kept]
-        table.flows[rows] = flows[kept]
+        put(table.flows, rows, flows.take(kept))
         table.live[rows] = True
         table.last[rows] = flows["last"][kept]
         table.turn[rows] = parts.at[parts.end[kept] - 1] + turn

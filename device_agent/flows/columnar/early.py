@@ -41,7 +41,7 @@ class Early:
         before = np.zeros(len(part), dtype=np.int64)
         goes_on = (parts.continues[part] & ~parts.opened).nonzero()[0]
         if len(goes_on):
-            stored = table.flows[parts.row[part[goes_on]]]
+            stored = table.flows.take(parts.row[part[goes_on]])
             before[goes_on] = stored["sums"][:, :, 0].sum(axis=1)
             first[goes_on] = stored["first"]
             fresh[goes_on] = (stored["part"] == 0) & ~self._due(before[goes_on], stored["last"] - stored["first"])

@@ -15,7 +15,7 @@ I64 = npt.NDArray[np.int64]
 U64 = npt.NDArray[np.uint64]
 
 _SECOND_US = 1_000_000
-_BLOCK = 1_024
+_BLOCK = 4_000
 _8, _16, _HALF = np.uint64(8), np.uint64(16), np.uint64(32)
 _LOW_8, _LOW_12, _LOW_16, _LOW_HALF = np.uint64(0xFF), np.uint64(0xFFF), np.uint64(0xFFFF), np.uint64(0xFFFFFFFF)
 _V4_PREFIX = np.uint64(0xFFFF00000000)

@@ -72,7 +72,7 @@ class FlowTable:
 
     def copy(self, rows: Rows) -> npt.NDArray[np.void]:
         """Return the counters of rows with their keys."""
-        flows = self.flows[rows]
+        flows = self.flows.take(rows)
         self.label(flows, rows)
         return flows
 

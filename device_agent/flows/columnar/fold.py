@@ -75,7 +75,7 @@ def fold(parts: Parts, packets: Packets, table: FlowTable) -> tuple[npt.NDArray[
     answers
         For each flow of ``parts``, where in ``parts.at`` the packet is that answered it; -1 if none here did.
     """
-    old = table.flows[parts.row[parts.first_part]]
+    old = table.flows.take(parts.row[parts.first_part])
     flows = st.blank(len(parts.begin))
     first = parts.place[parts.begin[parts.first_part]]
     reverse = ((packets.flags[first] & (SYN | ACK)) == SYN | ACK) & ~packets.symmetric[first]
@@ -132,7 +132,7 @@ def _count(flows: npt.NDArray[np.void], given: Sorted) -> tuple[Index, Index, In
     """
     parts, packets, old = given.parts, given.packets, given.old
     continued = parts.continues.nonzero()[0]
-    earlier = old[parts.flow[continued]]
+    earlier = old.take(parts.flow[continued])
     time, begin = parts.time, parts.begin
     gap = np.empty(len(time), dtype=np.int64)
     np.subtract(time[1:], time[:-1], out=gap[1:])
@@ -173,7 +173,7 @@ def _count(flows: npt.NDArray[np.void], given: Sorted) -> tuple[Index, Index, In
     summed = st.summands(extremes[0], packets.payload_len[sorted_at], gap, given.flags[by_side])
     flows["sums"][part, side] = np.add.reduceat(summed, side_begin, axis=1).T
     if len(continued):
-        later = flows[continued]
+        later = flows.take(continued)
         st.merge(later, earlier)
-        flows[continued] = later
+        st.put(flows, continued, later)
     return part, side, by_side[side_begin]

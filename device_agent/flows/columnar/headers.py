@@ -23,6 +23,8 @@ _V6_FAMILIES = (10, 24, 28, 30)
 _IS_EXTENSION = np.isin(np.arange(256), (0, 43, 60, 135, 139, 140, 51, 44))
 _FRAGMENT_HEADER, _AUTHENTICATION_HEADER = 44, 51
 _MAX_EXTENSION_HEADERS = 8
+_LARGEST = 8
+"""Bytes of the largest field."""
 _FEW = 160
 """Up to so many frames, reading them one by one takes less time than the array operations do."""
 
@@ -77,27 +79,30 @@ class Headers:
 
 
 class _Bytes:
-    """Captured bytes at computed positions; a position behind the buffer reads as some byte of it."""
+    """Captured bytes at computed positions; a field that is not wholly in the buffer reads as some bytes of it."""
 
     def __init__(self, data: U8) -> None:
-        self._data = data if len(data) else np.zeros(1, dtype=np.uint8)
-        self._last = len(self._data) - 1
+        data = np.ascontiguousarray(data)
+        if len(data) < _LARGEST:
+            data = np.concatenate((data, np.zeros(_LARGEST, dtype=np.uint8)))
+        self._fields = {
+            size: np.ndarray((len(data) - size + 1,), dtype=f">u{size}", buffer=data, strides=(1,))
+            for size in (1, 2, 4, _LARGEST)
+        }
 
     def u8(self, at: I64) -> I64:
         """Return one byte each."""
-        return self._data[np.minimum(at, self._last)].astype(np.int64)
+        return self.number(at, 1)
 
     def number(self, at: I64, size: int) -> I64:
-        """Return ``size`` (at most 7) bytes each as a big-endian number."""
-        value = self.u8(at)
-        for i in range(1, size):
-            value = (value << 8) | self.u8(at + i)
-        return value
+        """Return 1, 2 or 4 bytes each as a big-endian number."""
+        field = self._fields[size]
+        return field[np.minimum(at, len(field) - 1)].astype(np.int64)
 
     def word(self, at: I64) -> U64:
         """Return eight bytes each as a big-endian number."""
-        high, low = self.number(at, 4).astype(np.uint64), self.number(at + 4, 4).astype(np.uint64)
-        return (high << np.uint64(32)) | low
+        field = self._fields[_LARGEST]
+        return field[np.minimum(at, len(field) - 1)].astype(np.uint64)
 
 
 @dataclass(slots=True, eq=False)

@@ -68,7 +68,7 @@ class Openings:
             return out
         moves, rest = self._together(found, order, out)
         rest = np.sort(np.concatenate((rest, six.nonzero()[0])))
-        moves += self._one_by_one(found.of(rest), events[rest], out)
+        moves += self._one_by_one(found.of(rest), events.take(rest), out)
         # The order in which initiators would be forgotten: by the last flow each one opened.
         for _, initiator in sorted(moves, key=_first):
             self.windows.table.move_to_end(initiator)

@@ -86,6 +86,19 @@ before any; ``retransmitted`` counts packets of each direction, ``applications``
 and gaps are microseconds."""
 
 
+_WHOLE = np.dtype(f"V{FLOW.itemsize}")
+
+
+def put(flows: npt.NDArray[np.void], at: npt.NDArray[np.integer], rows: npt.NDArray[np.void]) -> None:
+    """Write whole rows. Assigned to a structured array, each of their fields would be copied by itself."""
+    flows.view(_WHOLE)[at] = rows.view(_WHOLE)
+
+
+def joined(flows: list[npt.NDArray[np.void]]) -> npt.NDArray[np.void]:
+    """Return several lots of flows as one."""
+    return np.concatenate([some.view(_WHOLE) for some in flows]).view(FLOW)
+
+
 def blank(n: int) -> npt.NDArray[np.void]:
     """Return ``n`` flows without packets."""
     flows = np.zeros(n, dtype=FLOW)

@@ -138,21 +138,43 @@ class KeyTable:
             slot &= np.int64(mask)
             undecided = ~match
             pending, slot = pending[undecided], slot[undecided]
-        for at, start in zip(pending.tolist(), slot.tolist(), strict=True):
-            out[at] = self._settle(packets, at, start, -1 if v6_place is None else v6_place.item(at))
+        if len(pending):
+            self._settle(packets, pending, slot, v6_place, out)
         return out
 
-    def _settle(self, packets: Packets, at: int, slot: int, place: int) -> int:
-        """Return the row of one packet's key, looked for from a slot on; ``place`` is that of its IPv6 addresses."""
+    def _settle(
+        self,
+        packets: Packets,
+        pending: npt.NDArray[np.intp],
+        slots: npt.NDArray[np.int64],
+        v6_place: npt.NDArray[np.int64] | None,
+        out: Rows,
+    ) -> None:
+        """Find the rows of some packets' keys one by one, from their slots on."""
+        found: dict[tuple[int, int, bytes], int] = {}
+        keys = zip(packets.key_0[pending].tolist(), packets.key_1[pending].tolist(), strict=True)
+        rows = []
+        for at, (key_0, key_1), slot in zip(pending.tolist(), keys, slots.tolist(), strict=True):
+            place = -1 if v6_place is None else v6_place.item(at)
+            key = (key_0, key_1, b"" if place < 0 else packets.v6_words[place].tobytes())
+            row = found.get(key)
+            if row is None:
+                row = found[key] = self._look(key, slot)
+            rows.append(row)
+        out[pending] = rows
+
+    def _look(self, key: tuple[int, int, bytes], slot: int) -> int:
+        """Return the row of a key, looked for from a slot on; the last part of the key are its IPv6 addresses."""
         index, last = self._index, len(self._index) - 1
-        key_0, key_1, is_v6 = packets.key_0.item(at), packets.key_1.item(at), place >= 0
+        key_0, key_1, addresses = key
+        is_v6 = bool(addresses)
         while (row := index.item(slot)) != _EMPTY:
             if (
                 row >= 0
                 and self.key_1.item(row) == key_1
                 and self.key_0.item(row) == key_0
                 and self.is_v6.item(row) == is_v6
-                and (not is_v6 or bool((self.v6_words[row] == packets.v6_words[place]).all()))
+                and (not is_v6 or self.v6_words[row].tobytes() == addresses)
             ):
                 return row
             slot = slot + 1 & last
@@ -160,7 +182,7 @@ class KeyTable:
         row = self._free.item(self._n_free)
         self.key_0[row], self.key_1[row], self.is_v6[row] = key_0, key_1, is_v6
         if is_v6:
-            self.v6_words[row] = packets.v6_words[place]
+            self.v6_words[row] = np.frombuffer(addresses, dtype=np.uint64)
         index[slot] = row
         self._slot[row] = slot
         return row
