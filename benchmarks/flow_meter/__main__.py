@@ -25,6 +25,7 @@ from benchmarks.flow_meter import bars, stages, traffic
 from benchmarks.flow_meter.ours import batches, groups, make
 from benchmarks.flow_meter.peers import Peer, python_peers, system_peers
 from device_agent.flows import select
+from device_agent.flows.gather import Gathered
 
 ROOT = Path(__file__).resolve().parents[2]
 SLOW_PACKETS = 5_000
@@ -94,13 +95,13 @@ def compare(name: str, frames: traffic.Frames, peers: list[Peer], rounds: int, s
     return rows
 
 
-def loop(path: Path, engine: str, sizes: tuple[int, ...], rounds: int) -> dict[str, int]:
-    """Return nanoseconds a packet of the meter alone, by batch size."""
+def loop(path: Path, engine: str, sizes: tuple[int, ...], rounds: int, *, gathered: bool = False) -> dict[str, int]:
+    """Return nanoseconds a packet of the meter alone, by batch size; ``gathered``: where batches wait for others."""
     found: dict[str, int] = {}
     for size in sizes:
         packets, best = batches(path, size), []
         for _ in range(rounds):
-            meter = make(engine)
+            meter = Gathered(make(engine)) if gathered else make(engine)
             started = time.process_time()
             for batch in packets:
                 meter.feed(batch)
@@ -174,6 +175,7 @@ def main() -> int:
         without = [
             ours(engine, bars.BATCH, group) for engine in names if engine != "packet" for group in ("", *groups(engine))
         ]
+        loops[bars.GATHERED] = loop(scratch / "mixed.pcap", "columnar", BATCH_SIZES[:3], rounds, gathered=True)
         by_group = compare("groups", frames, without, rounds, scratch)
         scanned = compare("scan", traffic.scan(frames[:100_000], n_scan), mine + peers, rounds, scratch)
         where = {

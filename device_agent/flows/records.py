@@ -106,6 +106,24 @@ class PacketBatch:
             link_type=link_type,
         )
 
+    @classmethod
+    def joined(cls, batches: Sequence["PacketBatch"]) -> "PacketBatch":
+        """Return several batches of one link type as one, at least one."""
+        if len(batches) == 1:
+            return batches[0]
+        pieces = [batch.data[batch.offsets[0] : batch.offsets[-1]] for batch in batches]
+        offsets, filled = [np.zeros(1, dtype=np.int64)], 0
+        for batch, piece in zip(batches, pieces, strict=True):
+            offsets.append(batch.offsets[1:] - batch.offsets[0] + filled)
+            filled += len(piece)
+        return cls(
+            data=np.concatenate(pieces),
+            offsets=np.concatenate(offsets),
+            ts_us=np.concatenate([batch.ts_us for batch in batches]),
+            wire_len=np.concatenate([batch.wire_len for batch in batches]),
+            link_type=batches[0].link_type,
+        )
+
     def slice(self, start: int, stop: int) -> "PacketBatch":
         """Return packets ``start`` to ``stop`` (exclusive) as a batch that shares the bytes."""
         return PacketBatch(

@@ -13,15 +13,11 @@ Engine = Literal["auto", "fast", "columnar", "packet"]
 
 
 class Meter(Protocol):
-    """Packet batches in, flow records out; see ``FlowMeter`` for the rules.
+    """Packet batches in, flow records out; see ``FlowMeter`` for the rules."""
 
-    Attributes
-    ----------
-    counters
-        Running totals.
-    """
-
-    counters: MeterCounters
+    @property
+    def counters(self) -> MeterCounters:
+        """Running totals."""
 
     def __len__(self) -> int:
         """Return the number of live flows."""

@@ -112,3 +112,21 @@ def test_each_step_is_told():
 def test_columns_of_both_address_families(meter):
     text, _ = export("jsonl", batch([(0, ethernet(ipv6(udp_header(), next_header=17), 0x86DD))]), meter=meter)
     assert (json.loads(text)["src_ip"], json.loads(text)["dst_ip"]) == ("2001:db8::1", "2001:db8::2")
+
+
+def test_packets_of_a_stream_wait_for_others_half_a_second_at_most():
+    """Two flows go idle at the third packet; their records come once a quarter of a second is over, or nothing more."""
+    idle = [batch([(0, udp()), (1, udp(sport=41_000))]), batch([(20, udp(sport=42_000))])]
+    for rest, times in (
+        ([batch([(20.1, udp(sport=42_000))])], [0.0, 0.1, 0.2, 0.3]),
+        ([batch([])], [0.0, 0.1, 0.1, 0.1]),
+    ):
+        out, seen, clock = io.StringIO(), [], iter([*times, *[0.3] * 9])
+        run_flows(
+            Packets(*idle, *rest),
+            WRITERS["jsonl"](out),
+            on_step=lambda *_, out=out, seen=seen: seen.append(len(out.getvalue().splitlines())),
+            monotonic=lambda clock=clock: next(clock),
+        )
+        assert seen == [0, 0, 2]
+        assert len(out.getvalue().splitlines()) == 3
