@@ -168,7 +168,7 @@ class FlowBatch:
 
     def select(self, rows: npt.NDArray[np.bool_] | npt.NDArray[np.intp]) -> "FlowBatch":
         """Return the rows that a mask or an index array picks."""
-        at = rows.nonzero()[0] if rows.dtype == np.bool_ else rows
+        at = np.arange(len(self))[rows]
         # Indexing a structured array would copy each of its fields by itself.
         return FlowBatch(identity=self.identity.take(at), features=self.features[at])
 

@@ -124,7 +124,9 @@ class FlowTable:
         self._touched = []
         rows = rows[~self.live[rows] & (self.ended[rows] < 0)]
         if len(rows) > _FEW:
-            self.keys.release(np.unique(rows))
+            marks = np.zeros(len(self.live), dtype=np.bool_)
+            marks[rows] = True
+            self.keys.release(marks.nonzero()[0].astype(np.int32))
         elif len(rows):
             self.keys.release(np.array(sorted(set(rows.tolist())), dtype=np.int32))
 

@@ -157,7 +157,18 @@ class Limits:
 
 
 def _overflows(at: Index, change: I64, excess: int) -> Index:
-    """Return where a level that begins at ``excess`` and goes up and down by one has to be pushed down to 0."""
-    order = np.argsort(at, kind="stable")
-    reached = np.maximum.accumulate(np.maximum(excess + np.cumsum(change[order]), 0))
-    return at[order[np.diff(reached, prepend=0).nonzero()[0]]] // 4
+    """Return where a level that begins at ``excess`` and goes up and down by one has to be pushed down to 0.
+
+    ``at`` are four times the numbers of packets of a range, plus less than four, all different.
+    """
+    if not len(at):
+        return at
+    first = int(at.min())
+    changes = np.zeros(int(at.max()) - first + 1, dtype=np.int32)
+    changes[at - first] = change
+    reached = np.cumsum(changes, dtype=np.int32)
+    reached += np.int32(excess)
+    np.maximum(reached, 0, out=reached)
+    np.maximum.accumulate(reached, out=reached)
+    found: Index = (np.diff(reached, prepend=np.int32(0)).nonzero()[0] + first) // 4
+    return found

@@ -65,8 +65,8 @@ def _repeats(line: Index, ends: I64, top: I64) -> Bool:
     before[begin] = np.where(known, level, level - _HALF)
     again: Bool = height <= before
     top[line[begin]] = (base + highest[begin + sizes - 1] - level) & _MASK
-    far = np.unique(rank[np.abs(ahead) >= _NEAR])
-    for group in far.tolist():
+    is_far = np.abs(ahead) >= _NEAR
+    for group in np.unique(rank[is_far]).tolist() if is_far.any() else ():
         low, high = int(begin[group]), int(begin[group] + sizes[group])
         start = int(base[group]) if known[group] else None
         again[low:high], top[line[low]] = _one_by_one(ends[low:high].tolist(), start)

@@ -33,7 +33,9 @@ def fold_windows(flows: npt.NDArray[np.void], given: Sorted, firsts: tuple[Index
     known = ~parts.opened[:, None] & (old["window"] >= 0)
     flows["window"][first] = np.where(known, old["window"], flows["window"][first])
     if len(first) < len(flows):
-        for later in np.setdiff1d(np.arange(len(flows)), first):
+        is_later = np.ones(len(flows), dtype=np.bool_)
+        is_later[first] = False
+        for later in is_later.nonzero()[0]:
             before = flows["window"][later - 1]
             flows["window"][later] = np.where(before >= 0, before, flows["window"][later])
 
