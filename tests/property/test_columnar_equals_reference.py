@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from device_agent.flows.columnar import engine
 from device_agent.flows.columnar.engine import ColumnarMeter
-from device_agent.flows.fast import engine as fast_engine
+from device_agent.flows.fast import output
 from device_agent.flows.fast.engine import FastMeter
 from device_agent.flows.fast.library import load
 from device_agent.flows.meter import FlowMeter, MeterSettings
@@ -161,9 +161,10 @@ def test_a_compiled_meter_that_stops_often(
 ) -> None:
     """Room for few records, so that it is full before, at and behind packets that are read; heads that are known."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fast_engine, "_MAX_OUT", most)
+        patch.setattr(output, "LEAST_ROOM", 4 + most)
+        patch.setattr(output, "MOST_ROOM", 4 + most)
         fast = FastMeter(limits, seed=seed, dissector=told())
-    compare(FlowMeter(limits, dissector=told()), fast, stream, batch_size)
+        compare(FlowMeter(limits, dissector=told()), fast, stream, batch_size)
 
 
 def test_rows_are_given_back() -> None:

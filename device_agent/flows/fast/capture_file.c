@@ -19,7 +19,7 @@ int64_t kw_read(const uint8_t *data, int64_t length, int64_t *at, int32_t big_en
         int64_t kept = MIN((int64_t)h[2], snap);
         memcpy(frames + filled, data + here + 16, (size_t)kept);
         filled += kept;
-        times[n] = (int64_t)h[0] * SECOND + h[1] / per_us;
+        times[n] = (int64_t)h[0] * SECOND + h[1] / (uint32_t)per_us;
         wire[n] = (int32_t)MIN(MAX((int64_t)h[3], kept), INT32_MAX);
         offsets[++n] = filled;
         here += 16 + h[2];

@@ -6,30 +6,24 @@ memory of known message heads (``heads.c``); heads that are not known come here,
 
 import ctypes
 from secrets import randbits
-from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from contract.features import N_FEATURES
 from device_agent.flows.applications import KINDS, Dissector, Kind
 from device_agent.flows.columnar.timeouts import supports
 from device_agent.flows.fast.library import load
+from device_agent.flows.fast.output import Output
 from device_agent.flows.meter import IGNORE_REASONS, MeterCounters, MeterSettings
-from device_agent.flows.records import IDENTITY, EndReason, FlowBatch, PacketBatch
+from device_agent.flows.records import EndReason, FlowBatch, PacketBatch
 from device_agent.flows.windows import MAX_INITIATORS, MAX_VALUES, MOST_COUNTED, SATURATION, WINDOW_US, weights
 
 _SECOND_US = 1_000_000
 _EXPIRE_GRACE_US = _SECOND_US
 _LATEST_US = 1 << 62
-_MAX_OUT = 1_024
-"""Records taken at once: as many as fit in a cache."""
-_MOST_OF_A_PACKET = 4
 _DONE, _SELECTED, _WEIGHTS = 0, 2, 3
 _MALFORMED = 1 << 30
 """Told instead of the bits of a payload."""
-
-_Scalar = TypeVar("_Scalar", bound=np.generic)
 
 
 class FastMeter:
@@ -75,7 +69,7 @@ class FastMeter:
             *(MAX_INITIATORS, MAX_VALUES, SATURATION, MOST_COUNTED, WINDOW_US, seed),
             *(self._weights.ctypes.data, len(self._weights)),
         )
-        self._meter = library.kw_new(idle_us, active_us, settings.max_flows, seed, _MAX_OUT, self._windows)
+        self._meter = library.kw_new(idle_us, active_us, settings.max_flows, seed, self._windows)
         if not self._meter:
             raise MemoryError(f"no memory for a table of {settings.max_flows} flows")
         library.kw_early(self._meter, settings.early_pkts, settings.early_us)
@@ -84,13 +78,10 @@ class FastMeter:
             remember = self._dissector.by_head
             if not library.kw_select(self._meter, KINDS.ctypes.data, settings.dissect_pps, remember):
                 raise MemoryError("no memory for the ports of applications")
-        self._selected = self._view(library.kw_selected(self._meter), 3, np.dtype(np.int64))
-        room = _MAX_OUT + _MOST_OF_A_PACKET
-        self._identities = self._view(library.kw_identities(self._meter), room, IDENTITY)
-        values = self._view(library.kw_features(self._meter), room * N_FEATURES, np.dtype(np.float64))
-        self._features = values.reshape(room, N_FEATURES)
-        self._closed: list[FlowBatch] = []
+        self._selected = (ctypes.c_int64 * 3).from_address(library.kw_selected(self._meter))
+        self._output = Output(library, self._meter)
         self._totals = np.zeros(7 + len(IGNORE_REASONS) + len(EndReason), dtype=np.int64)
+        self._by_reason: list[int] = []
         self.counters = MeterCounters()
 
     def __del__(self) -> None:
@@ -120,8 +111,8 @@ class FastMeter:
             elif why.value == _WEIGHTS:
                 self._weights = weights(self._library.kw_windows_wanted(self._windows))
                 self._library.kw_weights(self._meter, self._weights.ctypes.data, len(self._weights))
-            else:
-                self._drain()
+            elif at < n:
+                self._output.grow()
         self.counters.packets += n
         return self._take()
 
@@ -129,36 +120,23 @@ class FastMeter:
         """Close flows that are idle at ``now_us``, as ``FlowMeter.expire``."""
         time_us = min(now_us - _EXPIRE_GRACE_US, _LATEST_US)
         while self._library.kw_expire(self._meter, time_us) != _DONE:
-            self._drain()
-        self._drain()
+            self._output.grow()
         return self._take()
 
     def flush(self) -> FlowBatch:
         """Close all flows, the one without packets for longest first."""
         while self._library.kw_flush(self._meter) != _DONE:
-            self._drain()
-        self._drain()
+            self._output.grow()
         return self._take()
-
-    def _view(self, address: int, n: int, dtype: np.dtype[_Scalar]) -> npt.NDArray[_Scalar]:
-        """Return an array over memory of the library."""
-        memory = (ctypes.c_uint8 * (n * dtype.itemsize)).from_address(address)
-        return np.ndarray((n,), dtype=dtype, buffer=memoryview(memory))
 
     def _tell(self, data: npt.NDArray[np.uint8], frame_at: int) -> None:
         """Read the selected payload, in the frame that begins at ``frame_at``."""
-        kind, start, size = self._selected.tolist()
+        kind, start, size = self._selected
         start += frame_at
         found = None
         if self._dissector is not None:
             found = self._dissector.dissect(Kind(kind), data[start : start + size].tobytes())
         self._library.kw_tell(self._meter, _MALFORMED if found is None else found)
-
-    def _drain(self) -> None:
-        """Take the records that were closed since the last time."""
-        n = self._library.kw_take(self._meter)
-        if n:
-            self._closed.append(FlowBatch(self._identities[:n].copy(), self._features[:n].copy()))
 
     def _take(self) -> FlowBatch:
         """Bring the counters up to date; return and forget the records closed so far."""
@@ -166,9 +144,10 @@ class FastMeter:
         counters, totals = self.counters, self._totals.tolist()
         counters.metered, counters.flows, counters.clock_steps = totals[:3]
         counters.dissected, counters.undissected, counters.malformed = totals[3:6]
-        counters.initiators_evicted, *rest = totals[6:]
-        counters.ignored.update(zip(IGNORE_REASONS, rest, strict=False))
-        names = (reason.name.lower() for reason in EndReason)
-        counters.records.update(zip(names, rest[len(IGNORE_REASONS) :], strict=True))
-        closed, self._closed = self._closed, []
-        return FlowBatch.concat(closed)
+        counters.initiators_evicted, *by_reason = totals[6:]
+        if by_reason != self._by_reason:
+            self._by_reason = by_reason
+            counters.ignored.update(zip(IGNORE_REASONS, by_reason, strict=False))
+            names = (reason.name.lower() for reason in EndReason)
+            counters.records.update(zip(names, by_reason[len(IGNORE_REASONS) :], strict=True))
+        return self._output.take()

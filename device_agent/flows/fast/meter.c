@@ -1,9 +1,12 @@
 /* The flow meter, packet by packet, for the optional engine `fast`.
  *
  * The rules are those of device_agent/flows/meter.py, state.py and tcp.py; this file holds them a second time for speed and
- * is tested to give the same records. Everything belongs to this library; Python views the records. Headers are read in
- * packets.c, records made in records.c, windows of initiators kept in windows.c. Application payloads are read by Python:
- * kw_feed() stops at one that heads.c does not know, and kw_tell() brings what it is. */
+ * is tested to give the same records. Python gives the memory for records. Headers are read in packets.c, records made in
+ * records.c, windows of initiators kept in windows.c. Application payloads are read by Python: kw_feed() stops at one that
+ * heads.c does not know, and kw_tell() brings what it is.
+ *
+ * Half of the time a table this large makes the processor wait for memory. So packets are taken in blocks: headers of all of
+ * them are read first, and what each of them will need is fetched meanwhile. */
 #include "packets.h"
 #include "flow.h"
 #include "heads.h"
@@ -13,6 +16,7 @@ enum { IDLE, ACTIVE, TCP_END, EVICT, FLUSH, EARLY, N_ENDS };
 enum { DONE, FULL, SELECTED, WEIGHTS };             /* why a call returned */
 enum { NOTHING_TOLD = -1, MALFORMED = 1 << 30 };    /* instead of the bits of a payload */
 enum { MOST_OF_A_PACKET = 4 };                      /* records that a packet makes of its own flow and by eviction */
+enum { BLOCK = 16, LINE = 64 };                     /* packets; bytes of a line of the cache */
 #define TRAILING (5 * SECOND)
 #define CLOCK_STEP (60 * SECOND)
 #define LATEST (1LL << 62)
@@ -20,6 +24,7 @@ enum { MOST_OF_A_PACKET = 4 };                      /* records that a packet mak
 
 typedef struct {
     uint8_t *kinds;                                 /* applications.KINDS; NULL without a dissector */
+    uint64_t any_kind[65536 / 64];                  /* whether a port has one, in less memory */
     heads_t *heads;                                 /* NULL if every payload is to be read */
     int64_t second, left, per_s, selected[3];       /* budget; the selected packet: kind, begin and size of its payload */
     int64_t read, skipped, malformed;
@@ -34,11 +39,13 @@ typedef struct {
     int64_t *ended_us, idle, active, clock, next_tick, early_us;
     int32_t max_flows, early_pkts, wants_weights;
     applications_t applications;
-    identity_t *identities;                         /* of records, to be taken by Python; and their features */
+    identity_t *identities;                         /* of records, in memory of Python; and their features */
     double *features;
     int32_t n_out, max_out;
     int64_t metered, opened, steps, ignored[N_REASONS], closed[N_ENDS];
 } meter_t;
+
+typedef struct { packet_t packet; uint64_t hash; int reason; } parsed_t;
 
 /* ---- flows: device_agent/flows/state.py and tcp.py ---- */
 
@@ -122,6 +129,13 @@ static void emit(meter_t *m, int32_t slot, int reason) {
     m->closed[reason]++;
 }
 
+/* Have a flow in the cache soon. */
+static void fetch_flow(const meter_t *m, int32_t slot) {
+    if (slot == NIL) return;
+    __builtin_prefetch(&m->live.nodes[slot]);
+    for (const char *p = (const char *)&m->flows[slot], *end = p + sizeof(flow_t); p < end; p += LINE) __builtin_prefetch(p);
+}
+
 static void close_flow(meter_t *m, int32_t slot, int reason) {
     emit(m, slot, reason);
     delete(&m->live, slot);
@@ -143,6 +157,7 @@ static int advance(meter_t *m, int64_t now) {
         int64_t tick = now - now % SECOND;
         while (m->live.n && m->flows[m->live.oldest].last <= tick - m->idle) {
             if (m->n_out >= m->max_out) return FULL;
+            fetch_flow(m, m->live.nodes[m->live.oldest].newer);
             close_flow(m, m->live.oldest, IDLE);
         }
         while (m->ended.n && m->ended_us[m->ended.oldest] <= tick - TRAILING) delete(&m->ended, m->ended.oldest);
@@ -259,8 +274,11 @@ static void meter_packet(meter_t *m, const packet_t *p, uint64_t h, int64_t now,
 
 /* ---- application payloads: device_agent/flows/applications.py ---- */
 
+static int has_kind(const applications_t *a, uint32_t port) { return a->any_kind[port / 64] >> port % 64 & 1; }
+
 /* Whether a packet is selected for dissection: payload_of; its payload is noted in `selected`. */
 static int is_selected(applications_t *a, const packet_t *p, const uint8_t *frame, int64_t cap) {
+    if (!has_kind(a, p->sport) && !has_kind(a, p->dport)) return 0;
     const uint8_t *by_port = a->kinds + ((p->key.k1 & 0xFF) == 6) * 65536;
     int kind = MAX(by_port[p->sport], by_port[p->dport]);
     if (!kind) return 0;
@@ -305,26 +323,32 @@ static int32_t read_payload(meter_t *m, const packet_t *p, const uint8_t *frame,
 void kw_free(meter_t *m) {
     if (!m) return;
     table_free(&m->live); table_free(&m->ended); kw_windows_free(m->windows); kw_heads_free(m->applications.heads);
-    free(m->flows); free(m->ended_us); free(m->applications.kinds); free(m->identities); free(m->features);
+    free(m->flows); free(m->ended_us); free(m->applications.kinds);
     free(m);
 }
 
 /* A meter, which frees `windows` when it is freed itself; NULL, and they are freed, if there is no memory. */
-meter_t *kw_new(int64_t idle, int64_t active, int32_t max_flows, uint64_t seed, int32_t max_out, windows_t *windows) {
+meter_t *kw_new(int64_t idle, int64_t active, int32_t max_flows, uint64_t seed, windows_t *windows) {
     meter_t *m = calloc(1, sizeof *m);
     if (!m) { kw_windows_free(windows); return NULL; }
-    m->idle = idle; m->active = active; m->max_flows = max_flows; m->seed = seed;
-    m->max_out = max_out; m->windows = windows;
+    m->idle = idle; m->active = active; m->max_flows = max_flows; m->seed = seed; m->windows = windows;
     m->applications.told = NOTHING_TOLD;
     int ok = table_new(&m->live, max_flows) && table_new(&m->ended, max_flows);
-    size_t room = (size_t)max_out + MOST_OF_A_PACKET;
     m->flows = aligned_alloc(_Alignof(flow_t), sizeof(flow_t) * (size_t)max_flows);
     m->ended_us = malloc(sizeof(int64_t) * (size_t)max_flows);
-    m->identities = malloc(room * sizeof *m->identities);
-    m->features = malloc(room * N_FEATURES * sizeof *m->features);
-    if (ok && windows && m->flows && m->ended_us && m->identities && m->features) return m;
+    if (ok && windows && m->flows && m->ended_us) return m;
     kw_free(m);
     return NULL;
+}
+
+/* Write the next records to memory with room for `room` of them; return how many were written until now. */
+int32_t kw_write_to(meter_t *m, identity_t *identities, double *features, int32_t room) {
+    int32_t n = m->n_out;
+    m->identities = identities;
+    m->features = features;
+    m->max_out = room - MOST_OF_A_PACKET;
+    m->n_out = 0;
+    return n;
 }
 
 /* When flows get their early records; 0 for never. */
@@ -339,6 +363,8 @@ int32_t kw_select(meter_t *m, const uint8_t *kinds, int64_t per_s, int32_t remem
     applications_t *a = &m->applications;
     if (!(a->kinds = malloc(2 * 65536)) || (remember && !(a->heads = kw_heads_new(m->seed)))) return 0;
     memcpy(a->kinds, kinds, 2 * 65536);
+    for (uint32_t port = 0; port < 65536; port++)
+        a->any_kind[port / 64] |= (uint64_t)(kinds[port] || kinds[65536 + port]) << port % 64;
     a->second = -1;
     a->per_s = per_s;
     return 1;
@@ -356,26 +382,50 @@ void kw_tell(meter_t *m, int32_t found) {
     m->applications.told = found;
 }
 
+/* Read the headers of `n` packets, and have what they need in the cache soon. */
+static void parse_block(const meter_t *m, parsed_t *parsed, const uint8_t *data, const int64_t *offsets, const int32_t *wire,
+                        int32_t link_type, int64_t n) {
+    for (int64_t i = 0; i < n; i++) {
+        parsed_t *p = &parsed[i];
+        p->reason = kw_parse(&p->packet, data + offsets[i], offsets[i + 1] - offsets[i], wire[i], link_type);
+        if (p->reason != METERED) continue;
+        p->hash = hash(m->seed, &p->packet.key);
+        __builtin_prefetch(&m->live.index[p->hash & m->live.mask]);
+    }
+    for (int64_t i = 0; i < n; i++) {
+        if (parsed[i].reason != METERED) continue;
+        int32_t slot = m->live.index[parsed[i].hash & m->live.mask];
+        if (slot != NIL) fetch_flow(m, slot);
+        else if (m->ended.n) __builtin_prefetch(&m->ended.index[parsed[i].hash & m->ended.mask]);
+    }
+}
+
 /* Meter the packets from `at` to `n`; return the first one not consumed, and in `why` the reason to stop there. SELECTED:
  * kw_selected() tells of its payload, and kw_tell() has to tell what it is. WEIGHTS: the windows want a longer table. */
 int64_t kw_feed(meter_t *m, const uint8_t *data, const int64_t *offsets, const int64_t *times, const int32_t *wire,
                 int32_t link_type, int64_t at, int64_t n, int32_t *why) {
-    packet_t p;
+    parsed_t parsed[BLOCK];
     *why = DONE;
-    for (; at < n; at++) {
+    for (int64_t end = at; at < n; at++) {
         if (m->n_out >= m->max_out) { *why = FULL; return at; }
         if (m->wants_weights) { *why = WEIGHTS; return at; }
-        int64_t now = MIN(MAX(times[at], 0), LATEST), cap = offsets[at + 1] - offsets[at];
-        const uint8_t *frame = data + offsets[at];
+        if (at == end) {
+            end = MIN(at + BLOCK, n);
+            parse_block(m, parsed + BLOCK - (end - at), data, offsets + at, wire + at, link_type, end - at);
+        }
+        const parsed_t *p = &parsed[BLOCK - (end - at)];
+        int64_t now = MIN(MAX(times[at], 0), LATEST);
         if ((*why = advance(m, now)) != DONE) return at;
-        int reason = kw_parse(&p, frame, cap, wire[at], link_type);
-        if (reason != METERED) {
-            m->ignored[reason]++;
+        if (p->reason != METERED) {
+            m->ignored[p->reason]++;
             continue;
         }
-        int32_t bits = m->applications.kinds && p.payload ? read_payload(m, &p, frame, cap) : 0;
-        if (bits == UNKNOWN) { *why = SELECTED; return at; }
-        meter_packet(m, &p, hash(m->seed, &p.key), now, (uint32_t)bits);
+        int32_t bits = 0;
+        if (m->applications.kinds && p->packet.payload) {
+            bits = read_payload(m, &p->packet, data + offsets[at], offsets[at + 1] - offsets[at]);
+            if (bits == UNKNOWN) { *why = SELECTED; return at; }
+        }
+        meter_packet(m, &p->packet, p->hash, now, (uint32_t)bits);
     }
     return at;
 }
@@ -385,10 +435,7 @@ int32_t kw_expire(meter_t *m, int64_t now) { return now > m->clock ? advance(m, 
 
 int32_t kw_flush(meter_t *m) { return close_all(m) ? DONE : FULL; }
 
-/* Places of everything Python views; the number of records is reset by taking them. */
-identity_t *kw_identities(meter_t *m) { return m->identities; }
-double *kw_features(meter_t *m) { return m->features; }
-int32_t kw_take(meter_t *m) { int32_t n = m->n_out; m->n_out = 0; return n; }
+/* What Python views. */
 int64_t *kw_selected(meter_t *m) { return m->applications.selected; }
 int32_t kw_live(meter_t *m) { return m->live.n; }
 

@@ -7,19 +7,22 @@ static int is_vlan(uint32_t type) { return type == 0x8100 || type == 0x88A8 || t
 static void set_key(packet_t *p, const uint8_t *src, const uint8_t *dst, int v6, uint32_t sport, uint32_t dport,
                     uint32_t proto, uint32_t vlan) {
     keyed_t *k = &p->key;
-    int order = memcmp(src, dst, v6 ? 16 : 4);
+    uint64_t from[2] = {v6 ? u64(src) : 0, v6 ? u64(src + 8) : u32(src)};
+    uint64_t to[2] = {v6 ? u64(dst) : 0, v6 ? u64(dst + 8) : u32(dst)};
+    int order = (from[0] > to[0]) - (from[0] < to[0]);
+    if (!order) order = (from[1] > to[1]) - (from[1] < to[1]);
     if (!order) order = (sport > dport) - (sport < dport);
     p->swapped = order > 0;
     p->symmetric = !order;
-    if (order > 0) {
-        const uint8_t *a = src; src = dst; dst = a;
-        uint32_t q = sport; sport = dport; dport = q;
+    const uint64_t *first = order > 0 ? to : from, *second = order > 0 ? from : to;
+    uint32_t ports = order > 0 ? dport << 16 | sport : sport << 16 | dport;
+    k->v6 = (uint8_t)v6;
+    k->k0 = v6 ? 0 : first[1] << 32 | second[1];
+    for (int i = 0; i < 2; i++) {
+        k->x[i] = v6 ? first[i] : 0;
+        k->x[2 + i] = v6 ? second[i] : 0;
     }
-    k->v6 = v6;
-    k->k0 = v6 ? 0 : (uint64_t)u32(src) << 32 | u32(dst);
-    if (v6) { k->x[0] = u64(src); k->x[1] = u64(src + 8); k->x[2] = u64(dst); k->x[3] = u64(dst + 8); }
-    else memset(k->x, 0, sizeof k->x);
-    k->k1 = (uint64_t)sport << 48 | (uint64_t)dport << 32 | (uint64_t)vlan << 8 | proto;
+    k->k1 = (uint64_t)ports << 32 | (uint64_t)vlan << 8 | proto;
 }
 
 static int transport(packet_t *p, const uint8_t *f, int64_t cap, int64_t at, int64_t length, const uint8_t *src,
