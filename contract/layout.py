@@ -1,6 +1,6 @@
 """Shape of a net and the layout of its flat weight vector; plain data, cheap to import."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Literal
 
@@ -22,6 +22,8 @@ class Layout:
         Static batch of the ``grad`` signature.
     heads
         Which heads there are.
+    n_parameters
+        Length P of the flat weight vector; follows from the others.
     """
 
     inputs: int
@@ -29,6 +31,10 @@ class Layout:
     hidden: tuple[int, ...]
     train_batch: int
     heads: Heads = "both"
+    n_parameters: int = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "n_parameters", sum(a * b + b for _, a, b in self.layers()))
 
     @property
     def classifies(self) -> bool:
@@ -48,11 +54,6 @@ class Layout:
         decoder = tuple((f"decoder{i}", a, b) for i, (a, b) in enumerate(pairwise(mirrored)))
         classifier = (("classifier", self.hidden[-1], self.classes),) if self.classifies else ()
         return (*encoder, *classifier, *(decoder if self.reconstructs else ()))
-
-    @property
-    def n_parameters(self) -> int:
-        """Length P of the flat weight vector."""
-        return sum(a * b + b for _, a, b in self.layers())
 
     def slices(self) -> dict[str, tuple[slice, tuple[int, ...]]]:
         """Return where each tensor lives in the flat vector.

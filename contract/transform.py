@@ -8,9 +8,14 @@ from contract.features import FEATURES, N_FEATURES, SPAN
 
 _LOG = np.array([f.kind == "log" for f in FEATURES])
 _PER_UNIT = np.array([f.per_unit for f in FEATURES], dtype=np.float64)
-_TOP = _PER_UNIT * np.array([f.ceiling for f in FEATURES], dtype=np.float64)
+_CEILING = np.array([f.ceiling for f in FEATURES], dtype=np.float64)
 # A flag is 0 or 1, and log2(1 + v) is v for both: one formula for all columns spares a selection.
-_SCALE = SPAN / np.where(_LOG, np.log1p(_TOP), np.log(2.0))
+_SCALE = SPAN / np.where(_LOG, np.log1p(_PER_UNIT * _CEILING), np.log(2.0))
+
+_ROWS = 64
+_CEILINGS, _PER_UNITS, _SCALES = (np.tile(column, _ROWS) for column in (_CEILING, _PER_UNIT, _SCALE))
+"""The constants of this many rows: NumPy takes longer to repeat a short array than to read a long one."""
+_NOT_FINITE = np.float64(np.inf).view(np.uint64)
 
 
 def to_model_input(raw: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.float32], int]:
@@ -39,18 +44,27 @@ def to_model_input(raw: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.float32
         raise SchemaMismatchError(
             f"features have shape {raw.shape}, the schema wants (n, {N_FEATURES})", reason="feature-count"
         )
-    repaired = 0
-    # NaN fails both comparisons; only rows with something to repair pay for finding it.
-    if raw.size and not (raw.min() >= 0.0 and raw.max() < np.inf):
-        bad = ~(np.isfinite(raw) & (raw >= 0.0))
-        repaired = int(np.count_nonzero(bad))
-        raw = np.where(bad, 0.0, raw)
-    # Float64 up to the last step: its logarithm rounds to the same float32 everywhere, that of float32 does not.
-    # What overflows is above the top, where it is cut anyway.
-    with np.errstate(over="ignore"):
-        values = raw * _PER_UNIT
-    np.minimum(values, _TOP, out=values)
-    values += 1.0
-    np.log(values, out=values)
-    values *= _SCALE
-    return values.astype(np.float32), repaired
+    raw, repaired = _repaired(np.ascontiguousarray(raw, dtype=np.float64))
+    x = np.empty(raw.shape, dtype=np.float32)
+    given, wanted = raw.reshape(-1), x.reshape(-1)
+    for start in range(0, given.size, _CEILINGS.size):
+        part = given[start : start + _CEILINGS.size]
+        values = np.minimum(part, _CEILINGS[: part.size])
+        values *= _PER_UNITS[: part.size]
+        values += 1.0
+        # Float64 up to the last step: its logarithm rounds to the same float32 everywhere, that of float32 does not.
+        np.log(values, out=values)
+        values *= _SCALES[: part.size]
+        wanted[start : start + part.size] = values
+    return x, repaired
+
+
+def _repaired(raw: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.float64], int]:
+    """Return the rows with 0 for every value that is negative or not finite, and how many there were.
+
+    As unsigned integers, values from 0 up are ordered as they are; infinity, NaN and everything with a sign is above.
+    """
+    if not raw.size or np.maximum.reduce(raw.view(np.uint64), axis=None) < _NOT_FINITE:
+        return raw, 0
+    bad = ~(np.isfinite(raw) & (raw >= 0.0))
+    return np.where(bad, 0.0, raw), int(np.count_nonzero(bad))

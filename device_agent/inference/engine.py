@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from contract.layout import Layout
+from contract.taxonomy import BENIGN_INDEX
 
 Floats = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.int32]
@@ -134,6 +135,18 @@ class Engine(Protocol):
         ValueError
             If a shape does not fit the layout.
         """
+
+
+def as_inference(
+    layout: Layout, rows: int, probs: npt.NDArray[np.floating[Any]] | None, err: npt.NDArray[np.floating[Any]] | None
+) -> Inference:
+    """Return what a net says about so many rows; ``None`` stands for a head that it does not have."""
+    if probs is None:
+        probs = np.zeros((rows, layout.classes), dtype=np.float32)
+        probs[:, BENIGN_INDEX] = 1.0
+    if err is None:
+        err = np.zeros(rows, dtype=np.float32)
+    return Inference(probs.astype(np.float32, copy=False), err.astype(np.float32, copy=False))
 
 
 def check_shapes(

@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 
 from contract.layout import Layout
-from contract.taxonomy import BENIGN_INDEX
-from device_agent.inference.engine import Evaluation, Floats, Gradient, Inference, Labels, check_shapes
+from device_agent.inference.engine import Evaluation, Floats, Gradient, Inference, Labels, as_inference, check_shapes
 
 _RUNTIMES = ("ai_edge_litert.interpreter", "tflite_runtime.interpreter")
 _CHUNK_ROWS = 1024
@@ -89,18 +88,19 @@ class LiteRTEngine:
     def infer(self, theta: Floats, x: Floats) -> Inference:
         """Return probabilities and errors; see :class:`~device_agent.inference.engine.Engine`."""
         check_shapes(self._layout, theta, x)
-        probs = np.zeros((len(x), self._layout.classes), dtype=np.float32)
-        err = np.zeros(len(x), dtype=np.float32)
-        if not self._layout.classifies:
-            probs[:, BENIGN_INDEX] = 1.0
+        if 0 < len(x) <= _CHUNK_ROWS:
+            return self._infer(theta, x)
+        probs = np.empty((len(x), self._layout.classes), dtype=np.float32)
+        err = np.empty(len(x), dtype=np.float32)
         for start in range(0, len(x), _CHUNK_ROWS):
             rows = slice(start, start + _CHUNK_ROWS)
-            out = self._call("infer", theta=theta, x=x[rows])
-            if self._layout.classifies:
-                probs[rows] = out["probs"]
-            if self._layout.reconstructs:
-                err[rows] = out["err"]
+            part = self._infer(theta, x[rows])
+            probs[rows], err[rows] = part.probs, part.err
         return Inference(probs, err)
+
+    def _infer(self, theta: Floats, x: Floats) -> Inference:
+        out = self._call("infer", theta=theta, x=x)
+        return as_inference(self._layout, len(x), out.get("probs"), out.get("err"))
 
     def evaluate(self, theta: Floats, x: Floats, y: Labels, wc: Floats, wr: Floats) -> Evaluation:
         """Return sums over rows; see :class:`~device_agent.inference.engine.Engine`."""

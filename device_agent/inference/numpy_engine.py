@@ -3,11 +3,10 @@
 import numpy as np
 
 from contract.layout import Layout
-from device_agent.inference.engine import Evaluation, Floats, Gradient, Inference, Labels, check_shapes
-from device_agent.inference.scoring import Layers, Real, ScoringPlan
+from device_agent.inference.engine import Evaluation, Floats, Gradient, Inference, Labels, as_inference, check_shapes
+from device_agent.inference.scoring import CHUNK_ROWS, Layers, Real, ScoringPlan
 
 _EPSILON = 1e-6
-_CHUNK_ROWS = 1024
 
 
 class NumpyEngine:
@@ -93,11 +92,14 @@ class NumpyEngine:
         """Return probabilities and errors; see :class:`~device_agent.inference.engine.Engine`."""
         check_shapes(self._layout, theta, x)
         plan = self._plan(theta)
+        if len(x) <= CHUNK_ROWS:
+            return as_inference(self._layout, len(x), *plan.score(x))
         probs = np.empty((len(x), self._layout.classes), dtype=np.float32)
         err = np.empty(len(x), dtype=np.float32)
-        for start in range(0, len(x), _CHUNK_ROWS):  # activations of one chunk stay in the cache
-            rows = slice(start, start + _CHUNK_ROWS)
-            plan.score(x[rows], probs[rows], err[rows])
+        for start in range(0, len(x), CHUNK_ROWS):
+            rows = slice(start, start + CHUNK_ROWS)
+            part = as_inference(self._layout, len(x[rows]), *plan.score(x[rows]))
+            probs[rows], err[rows] = part.probs, part.err
         return Inference(probs, err)
 
     def evaluate(self, theta: Floats, x: Floats, y: Labels, wc: Floats, wr: Floats) -> Evaluation:

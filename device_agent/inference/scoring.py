@@ -1,8 +1,9 @@
-"""Scoring of rows with fixed weights in NumPy, with as few passes over the data as possible.
+"""Scoring of rows with fixed weights in NumPy, with as few and as short calls as possible.
 
-At 64 rows a pass costs about as much as a layer's product. A column of ones that every hidden layer carries along
-brings the biases into the products; the classifier and the first layer of the decoder read the same code, so one
-product does both; the softmax runs over the classes as rows, where reductions are additions of whole vectors.
+At 64 rows a call costs about as much as a layer's product, and twice as much when it has to repeat a scalar or a short
+array over the rows. So constants come as long as a whole chunk, a column of ones that every hidden layer carries along
+brings the biases into the products, and the softmax runs over the classes as rows, where reductions are additions of
+whole vectors.
 """
 
 from typing import Any
@@ -10,11 +11,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from contract.taxonomy import BENIGN_INDEX
-
 Real = npt.NDArray[np.floating[Any]]
 Layers = list[tuple[Real, Real]]
 """Weight, shape ``(in, out)``, and bias, shape ``(out,)``, of each layer."""
+
+CHUNK_ROWS = 128
+"""Rows at once: their activations stay in the cache, and under the size from which the allocator maps memory anew."""
 
 
 class ScoringPlan:
@@ -31,49 +33,60 @@ class ScoringPlan:
     """
 
     def __init__(self, encoder: Layers, classifier: tuple[Real, Real] | None, decoder: Layers) -> None:
-        first, *rest = encoder
-        self._first = np.pad(first[0], ((0, 0), (0, 1))), np.append(first[1], first[1].dtype.type(1.0))
-        self._rest = [_with_bias(weight, bias, carry=True) for weight, bias in rest]
-        self._classifies = classifier is not None
-        self._decoder = [_with_bias(weight, bias, carry=True) for weight, bias in decoder[1:-1]]
-        self._decoder += [_with_bias(*decoder[-1], carry=False)] if len(decoder) > 1 else []
-        heads = [_with_bias(*decoder[0], carry=len(decoder) > 1)] if decoder else []
-        self._cut = heads[0].shape[1] if heads else 0
-        heads += [_with_bias(*classifier, carry=False)] if classifier is not None else []
-        self._heads = np.hstack(heads)
+        (weight, bias), *rest = encoder
+        one = bias.dtype.type(1.0)
+        self._first = np.pad(weight, ((0, 0), (0, 1)))
+        self._first_bias = np.tile(np.append(bias, one), (CHUNK_ROWS, 1))
+        self._rest = [_with_bias(*layer, carry=True) for layer in rest]
+        # Transposed: its product with the transposed code has the classes as rows.
+        self._classifier = None if classifier is None else _with_bias(*classifier, carry=False).T.copy()
+        self._decoder = [_with_bias(*layer, carry=True) for layer in decoder[:-1]]
+        self._decoder += [_with_bias(*layer, carry=False) for layer in decoder[-1:]]
+        widths = {matrix.shape[1] for matrix in (self._first, *self._rest, *self._decoder)}
+        self._zeros = {width: np.zeros((CHUNK_ROWS, width), dtype=bias.dtype) for width in widths}
+        self._ones = np.ones(0 if classifier is None else len(classifier[1]), dtype=bias.dtype)
+        self._share = np.full(len(weight), one / len(weight))
 
-    def score(self, x: Real, probs: Real, err: Real) -> None:
-        """Write what the engine's ``infer`` returns for a few rows.
+    def score(self, x: Real) -> tuple[Real | None, Real | None]:
+        """Return what the engine's ``infer`` does, of a few rows.
 
         Parameters
         ----------
         x
-            Shape ``(n, D)``.
+            Shape ``(n, D)``, at most ``CHUNK_ROWS`` rows.
+
+        Returns
+        -------
         probs, err
-            Shape ``(n, K)`` and ``(n,)``: written.
+            Shape ``(n, K)`` and ``(n,)``; ``None`` without that head.
         """
-        weight, bias = self._first
-        hidden = x @ weight
-        hidden += bias
-        np.maximum(hidden, 0.0, out=hidden)
+        hidden = np.dot(x, self._first)
+        hidden += self._first_bias[: len(x)]
+        self._rectify(hidden)
         for matrix in self._rest:
-            hidden = hidden @ matrix
-            np.maximum(hidden, 0.0, out=hidden)
-        heads = hidden @ self._heads
-        if self._classifies:
-            _softmax(heads[:, self._cut :], probs)
-        else:
-            probs[:] = 0.0
-            probs[:, BENIGN_INDEX] = 1.0
-        if not self._cut:
-            err[:] = 0.0
-            return
-        decoded = heads[:, : self._cut]
-        for matrix in self._decoder:
-            decoded = np.maximum(decoded, 0.0) @ matrix
-        decoded = np.subtract(decoded, x)
-        np.einsum("ij,ij->i", decoded, decoded, out=err)
-        err /= x.shape[1]
+            hidden = np.dot(hidden, matrix)
+            self._rectify(hidden)
+        probs = None if self._classifier is None else self._softmax(np.dot(self._classifier, hidden.T))
+        if not self._decoder:
+            return probs, None
+        decoded = hidden
+        for matrix in self._decoder[:-1]:
+            decoded = np.dot(decoded, matrix)
+            self._rectify(decoded)
+        decoded = np.dot(decoded, self._decoder[-1])
+        decoded -= x
+        decoded *= decoded
+        return probs, np.dot(decoded, self._share)
+
+    def _rectify(self, activations: Real) -> None:
+        np.maximum(activations, self._zeros[activations.shape[1]][: len(activations)], out=activations)
+
+    def _softmax(self, by_class: Real) -> Real:
+        """Return probabilities, shape ``(n, K)``, of logits, shape ``(K, n)``, which are overwritten."""
+        by_class -= np.maximum.reduce(by_class, axis=0)
+        np.exp(by_class, out=by_class)
+        by_class /= np.dot(self._ones, by_class)
+        return np.ascontiguousarray(by_class.T)
 
 
 def _with_bias(weight: Real, bias: Real, *, carry: bool) -> Real:
@@ -84,11 +97,3 @@ def _with_bias(weight: Real, bias: Real, *, carry: bool) -> Real:
     if carry:
         matrix[-1, -1] = 1.0
     return matrix
-
-
-def _softmax(logits: Real, probs: Real) -> None:
-    by_class = np.ascontiguousarray(logits.T)
-    by_class -= np.maximum.reduce(by_class, axis=0)
-    np.exp(by_class, out=by_class)
-    by_class /= np.add.reduce(by_class, axis=0)
-    probs[:] = by_class.T
