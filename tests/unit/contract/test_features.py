@@ -69,6 +69,44 @@ def test_rows_do_not_influence_each_other():
     np.testing.assert_array_equal(whole, alone)
 
 
+ODD = (0.0, -0.0, -1e-300, 5e-324, -1.0, np.inf, -np.inf, np.nan, -np.nan, 1e308, 1e12)
+
+
+@pytest.mark.parametrize("n", [1, 63, 64, 65, 128, 200])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_the_inputs_are_those_of_the_plain_formula_to_the_last_bit(n: int, order: str):
+    """Models are trained on them: how they are computed may change, what comes out may not."""
+    rng = np.random.default_rng(n)
+    ceiling = np.array([f.ceiling for f in FEATURES], dtype=np.float64)
+    unit = np.array([f.per_unit for f in FEATURES], dtype=np.float64)
+    raw = np.expm1(rng.uniform(0.0, 1.2, (n, N_FEATURES)) * np.log1p(ceiling))
+    raw[rng.integers(0, n, 30), rng.integers(0, N_FEATURES, 30)] = rng.choice(ODD, 30)
+    good = np.isfinite(raw) & (raw >= 0.0)
+    top = np.log1p(unit * ceiling)
+    top[[f.kind == "binary" for f in FEATURES]] = np.log(2.0)
+    with np.errstate(over="ignore"):
+        plain = np.log(np.minimum(np.where(good, raw, 0.0) * unit, unit * ceiling) + 1.0) * (SPAN / top)
+    x, repaired = to_model_input(np.array(raw, order=order))
+    assert x.tobytes() == plain.astype(np.float32).tobytes()
+    assert repaired == np.count_nonzero(~good)
+
+
+@pytest.mark.parametrize("value", ODD)
+def test_one_odd_value_among_good_rows_is_repaired(value: float):
+    raw = np.full((5, N_FEATURES), 2.0)
+    raw[3, 40] = value
+    good = bool(np.isfinite(value) and value >= 0.0)
+    x, repaired = to_model_input(raw)
+    assert repaired == int(not good)
+    if not good:
+        assert x[3, 40] == 0.0
+
+
+def test_rows_of_another_precision_are_read_as_their_numbers():
+    raw = np.arange(2 * N_FEATURES, dtype=np.float32).reshape(2, N_FEATURES)
+    np.testing.assert_array_equal(to_model_input(raw)[0], to_model_input(raw.astype(np.float64))[0])
+
+
 def test_a_known_value():
     raw = np.zeros((1, N_FEATURES))
     raw[0, INDEX["duration_s"]] = 1.0

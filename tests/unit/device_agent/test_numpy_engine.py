@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from device_agent.inference.numpy_engine import NumpyEngine
+from device_agent.inference.scoring import CHUNK_ROWS
 from tests.unit.device_agent.nets import AUTOENCODER, CLASSIFIER, DEEP, REAL, SHALLOW, TINY, batch, relative
 
 
@@ -95,12 +96,17 @@ def test_confusion_has_the_truth_in_its_rows():
     assert unweighted.confusion.sum() == 0
 
 
-def test_infer_of_no_rows_and_of_more_than_a_chunk():
-    engine, b = NumpyEngine(TINY), batch(TINY, 2500)
-    assert engine.infer(b.theta, b.x[:0]).probs.shape == (0, TINY.classes)
+@pytest.mark.parametrize("n", [0, 1, CHUNK_ROWS - 1, CHUNK_ROWS, CHUNK_ROWS + 1, 4 * CHUNK_ROWS, 2500])
+@pytest.mark.parametrize("layout", [TINY, CLASSIFIER, AUTOENCODER], ids=lambda layout: layout.heads)
+def test_infer_of_no_rows_and_of_more_than_a_chunk(layout, n):
+    engine, b = NumpyEngine(layout), batch(layout, n)
     seen = engine.infer(b.theta, b.x)
-    last = engine.infer(b.theta, b.x[-1:])
-    np.testing.assert_allclose(seen.probs[-1:], last.probs, rtol=1e-5)
+    assert (seen.probs.shape, seen.err.shape) == ((n, layout.classes), (n,))
+    assert seen.probs.dtype == seen.err.dtype == np.float32
+    for row in range(0, n, 50):
+        alone = engine.infer(b.theta, b.x[row : row + 1])
+        np.testing.assert_allclose(seen.probs[row : row + 1], alone.probs, rtol=1e-5)
+        np.testing.assert_allclose(seen.err[row : row + 1], alone.err, rtol=1e-5)
     np.testing.assert_allclose(seen.probs.sum(axis=1), 1.0, rtol=1e-5)
 
 
