@@ -102,7 +102,7 @@ def prove_enrolment(rack: Rack, report: Report) -> None:
         rack.ssh(DEVICE, f"sudo rm -r {DROP_IN} && sudo systemctl daemon-reload")
         expect(_certificate(rack) != first, "the certificate was not renewed")
         seen["journal"] = rack.ssh(
-            DEVICE, "sudo journalctl -u kinwatch-renew --no-pager -o cat | grep -F certificate | tail -1", check=False
+            DEVICE, "sudo journalctl -u kinwatch-renew --no-pager -o cat | grep -F 'good until' | tail -1", check=False
         )
 
 
