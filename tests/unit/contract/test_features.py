@@ -91,7 +91,7 @@ def test_the_inputs_are_those_of_the_plain_formula_to_the_last_bit(n: int, order
     assert repaired == np.count_nonzero(~good)
 
 
-@pytest.mark.parametrize("value", ODD)
+@pytest.mark.parametrize("value", ODD, ids=lambda value: np.float64(value).tobytes().hex())
 def test_one_odd_value_among_good_rows_is_repaired(value: float):
     raw = np.full((5, N_FEATURES), 2.0)
     raw[3, 40] = value
