@@ -35,6 +35,8 @@ class Job:
         Digest of the model to start from.
     kind
         What it is for.
+    own_classes
+        Whether a fine-tuning says nothing about classes that the device has not seen.
     """
 
     key: str
@@ -42,6 +44,7 @@ class Job:
     task: RoundTask | None = None
     target: TrainTarget | None = None
     kind: JobKind = "round"
+    own_classes: bool = False
 
     @property
     def update_id(self) -> str:
@@ -75,8 +78,8 @@ class Facts:
         ``run/sequence`` of commands acted on, newest last.
     rungs
         The fine-tuned and the local model, as far as they were made.
-    tuned_base, tuned_version
-        What the fine-tuned model was last made from, and under which assignment.
+    tuned_base, tuned_version, tuned_own_classes
+        What the fine-tuned model was last made from, under which assignment, and whether over the own classes alone.
     local_rows
         Training rows behind the local model, 0 before the first.
     rung_since
@@ -100,6 +103,7 @@ class Facts:
     rungs: tuple[ModelId, ...] = ()
     tuned_base: str = ""
     tuned_version: int = 0
+    tuned_own_classes: bool = False
     local_rows: int = 0
     rung_since: int = 0
     sketched: str = ""

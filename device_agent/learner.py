@@ -1,7 +1,7 @@
 """Jobs of the core as work for the training process, and its answers as model updates."""
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -290,11 +290,11 @@ def train_settings(job: Job) -> TrainSettings:
     """Return the settings of a job; the device's id goes into a round's seed, so that devices shuffle differently.
 
     Members of a family teach their expert nothing about classes they never saw. The fallback learns from all: it has to
-    tell classes apart that no two devices may have together.
+    tell classes apart that no two devices may have together. A fine-tuned model keeps what it knew, if the job says so.
     """
     task, target = job.task, job.target
     if task is None or target is None:
-        return _OWN[job.kind]
+        return replace(_OWN[job.kind], mask_absent=job.own_classes)
     mixed = int(sha256_hex(f"{task.seed}/{task.device_id}".encode())[:8], 16)
     return TrainSettings(
         epochs=task.local_epochs,

@@ -69,7 +69,7 @@ from device_agent.events import (
     UnsubscribeModel,
     VerdictReceived,
 )
-from device_agent.making import covered, forget_missing_rungs, next_made, note_made, wanted_anchor
+from device_agent.making import forget_missing_rungs, next_made, note_made, usable_rungs, wanted_anchor
 from device_agent.questions import Questions
 from device_agent.rounds import TrainingDesk, fingerprint
 from device_agent.rungs import KEEP_ROUNDS
@@ -410,12 +410,10 @@ class AgentMachine:
 
     def _usable_rungs(self) -> tuple[ModelId, ...]:
         """Return the device's own candidates; their alerts name the family that the device belongs to now."""
-        if not covered(self.facts, self._rows):
-            return ()
         family_id = None if self.facts.assignment is None else self.facts.assignment.family_id
         return tuple(
             model.model_copy(update={"family_id": family_id})
-            for model in self.facts.rungs
+            for model in usable_rungs(self.facts, self._rows)
             if model.digest in self.held and model.digest not in self._unfit
         )
 
@@ -437,7 +435,7 @@ class AgentMachine:
             self.facts, rows, factory=self.settings.factory, sketches=not self.settings.noisy and rows.benign >= enough
         )
         if idle and not effects and due is not None and due.base in self.held and now_s >= self._local_not_before_s:
-            effects += self.desk.start_local(due.base, now_s, due.kind)
+            effects += self.desk.start_local(due.base, now_s, due.kind, own_classes=due.own_classes)
         return effects
 
     def _converge(self) -> list[Effect]:

@@ -2,10 +2,10 @@
 
 The sketch of the signature is made once per anchor. The upper rungs of the ladder are made only where they could be
 judged: with enough validation rows and attacks among them, since on benign rows alone the model wins that never
-raises an alert. And only where they could know what they would replace: a member of a family whose experts have seen
-attacks that the device has not would lose those, and no row of its own could tell. The fine-tuned model starts from
-what the device is assigned, and anew at most every two assignments; the local model starts from the factory weights,
-and anew when the rows have grown by half.
+raises an alert. A member of a family whose expert has seen attacks that the device has not would lose those, and no
+row of its own could tell: it fine-tunes over its own classes, which leaves what the model knows of others as it is, and
+makes no model from the start. The fine-tuned model starts from what the device is assigned, and anew at most every two
+assignments; the local model starts from the factory weights, and anew when the rows have grown by half.
 """
 
 from collections.abc import Container
@@ -21,10 +21,11 @@ _GROWTH = 1.5
 
 @dataclass(frozen=True, slots=True)
 class Due:
-    """A training that is due, and the digest of the model it starts from."""
+    """A training that is due, the digest of the model it starts from, and whether it is over the own classes alone."""
 
     kind: JobKind
     base: str
+    own_classes: bool = False
 
 
 def next_made(facts: Facts, rows: RowsCounted, *, factory: ModelId, sketches: bool) -> Due | None:
@@ -49,12 +50,21 @@ def next_made(facts: Facts, rows: RowsCounted, *, factory: ModelId, sketches: bo
     in_use = facts.active is not None and facts.active.role != "factory"
     if assignment is None or default is None or not in_use:
         return None
-    if rows.validation < MIN_ROWS or rows.attacks < MIN_CLASS_ROWS or not covered(facts, rows):
+    if rows.validation < MIN_ROWS or rows.attacks < MIN_CLASS_ROWS:
         return None
+    all_seen = covered(facts, rows)
     aged = not facts.tuned_base or assignment.version - facts.tuned_version >= KEEP_ROUNDS
-    if facts.tuned_base != default.digest and aged:
-        return Due("fine-tuned", default.digest)
-    return Due("local", factory.digest) if rows.train >= max(1.0, _GROWTH * facts.local_rows) else None
+    forgetful = not all_seen and not facts.tuned_own_classes
+    if (facts.tuned_base != default.digest and aged) or (facts.tuned_base and forgetful):
+        return Due("fine-tuned", default.digest, own_classes=not all_seen)
+    return Due("local", factory.digest) if all_seen and rows.train >= max(1.0, _GROWTH * facts.local_rows) else None
+
+
+def usable_rungs(facts: Facts, rows: RowsCounted) -> tuple[ModelId, ...]:
+    """Return the device's own models that know as much as the assigned ones do of attacks it has not seen."""
+    if covered(facts, rows):
+        return facts.rungs
+    return tuple(model for model in facts.rungs if model.role == "fine-tuned" and facts.tuned_own_classes)
 
 
 def covered(facts: Facts, rows: RowsCounted) -> bool:
@@ -69,7 +79,7 @@ def note_made(facts: Facts, job: Job, rows: RowsCounted) -> Facts:
     if job.kind == "local":
         return replace(facts, local_rows=rows.train)
     version = facts.assignment.version if facts.assignment is not None else 0
-    return replace(facts, tuned_base=job.base, tuned_version=version)
+    return replace(facts, tuned_base=job.base, tuned_version=version, tuned_own_classes=job.own_classes)
 
 
 def wanted_anchor(facts: Facts) -> str | None:

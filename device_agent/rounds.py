@@ -88,10 +88,12 @@ class TrainingDesk:
                 return self._start(Job(self._next_key(), target.base, self.task, target), self._deadline_s - now_s)
         return []
 
-    def start_local(self, base: str, now_s: float, kind: JobKind = "first") -> list[Effect]:
+    def start_local(
+        self, base: str, now_s: float, kind: JobKind = "first", *, own_classes: bool = False
+    ) -> list[Effect]:
         """Start a training of the device's own; the desk must be free."""
         self._deadline_s = now_s + LOCAL_TRAINING_S
-        return self._start(Job(self._next_key(), base, kind=kind), LOCAL_TRAINING_S)
+        return self._start(Job(self._next_key(), base, kind=kind, own_classes=own_classes), LOCAL_TRAINING_S)
 
     def finish(self, job_key: str) -> tuple[Job | None, list[Effect]]:
         """Close the running job; a late answer to a cancelled one is refused."""

@@ -1,6 +1,6 @@
 """The ladder of every device of a simulated fleet: what it trains for it, and which rung it takes."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -65,7 +65,7 @@ def ladder(bench: Bench, places: Places, spend: Steps, tuned: LocalSettings) -> 
     spend
         Steps.
     tuned
-        How to fine-tune.
+        How members fine-tune; devices without a family do so over all classes.
 
     Returns
     -------
@@ -116,8 +116,10 @@ def _fine_tuned(bench: Bench, places: Places, spend: Steps, tuned: LocalSettings
         only = LocalSettings(tuned.learning_rate)
         base[outside] = bench.train(base[outside], outside, spend.outside // _HEAD_SHARE, only, trainable=head)
     full = base.copy()
-    for rows, more in ((np.flatnonzero(places.inside), 0), (outside, spend.outside - spend.outside // _HEAD_SHARE)):
-        full[rows] = bench.train(full[rows], rows, spend.tuning + more, tuned)
+    inside = np.flatnonzero(places.inside)
+    full[inside] = bench.train(full[inside], inside, spend.tuning, tuned)
+    steps = spend.tuning + spend.outside - spend.outside // _HEAD_SHARE
+    full[outside] = bench.train(full[outside], outside, steps, replace(tuned, mask_absent=False))
     return base, full
 
 

@@ -49,8 +49,9 @@ def families(bench: Bench, s: Settings) -> Outcome:
     Settings: ``lr``, ``server`` and its settings, ``warmup`` (rounds), ``lam`` (pull while fine-tuning),
     ``tuning_rounds`` and ``alone_rounds`` (steps of the ladder, in rounds), and what ablations take away: ``level1``,
     ``level2``, ``ladder``, ``mask`` (which models train over the device's own classes: ``experts``, ``all`` or
-    ``none``), ``common`` (one encoder for all families); ``oracle`` gives the true families. Families that agree on
-    what attacks look like (conflict below ``min_conflict``) share the fallback.
+    ``none``), ``tuning_mask`` (whether members fine-tune over theirs), ``common`` (one encoder for all families);
+    ``oracle`` gives the true families. Families that agree on what attacks look like (conflict below ``min_conflict``)
+    share the fallback.
 
     The bytes are spent on as many rounds as plain averaging has; the steps of the ladder come off every round's.
     """
@@ -79,8 +80,8 @@ def families(bench: Bench, s: Settings) -> Outcome:
         return Outcome(default, bench.ledger, found.labels(n), {}, stability)
     outside = int((left - _SAMPLE * expert_rounds) * steps) if found.taught else 0
     spend = Steps(tuning * bench.budget.steps, alone * bench.budget.steps, outside)
-    # What a device fine-tunes is its own: it may learn that the classes it never sees are not there.
-    tuned = LocalSettings(s["lr"], proximal_mu=s["lam"])
+    # No device is tested on a class that it never sees, so that members may learn that such classes are not there.
+    tuned = LocalSettings(s["lr"], proximal_mu=s["lam"], mask_absent=s["tuning_mask"])
     places = Places(default, models.held[FALLBACK][0], found.taught_labels(n) >= 0)
     theta, rungs = ladder(bench, places, spend, tuned)
     return Outcome(theta, bench.ledger, found.labels(n), rungs, stability)

@@ -40,5 +40,7 @@ def test_only_an_expert_is_trained_over_the_classes_of_the_device(role, family_i
     assert settings.epochs == TASK.local_epochs
 
 
-def test_a_training_of_the_devices_own_is_over_all_classes():
-    assert not train_settings(Job(key="k", base="0" * 64, kind="fine-tuned")).mask_absent
+@pytest.mark.parametrize("own_classes", [False, True])
+def test_a_fine_tuning_is_over_the_classes_that_its_job_says(own_classes):
+    job = Job(key="k", base="0" * 64, kind="fine-tuned", own_classes=own_classes)
+    assert train_settings(job).mask_absent == own_classes

@@ -429,14 +429,15 @@ def test_rungs_that_nothing_could_judge_are_not_made(rows):
     assert "StartTraining" not in kinds(effects)
 
 
-@pytest.mark.parametrize(("seen", "made"), [({"scan"}, False), ({"scan", "dos_flood", "benign"}, True)])
-def test_a_member_that_has_not_seen_what_its_family_has_keeps_the_expert(seen, made):
+@pytest.mark.parametrize(("seen", "own_classes"), [({"scan"}, True), ({"scan", "dos_flood", "benign"}, False)])
+def test_a_member_fine_tunes_over_its_own_classes_until_it_has_seen_what_its_family_has(seen, own_classes):
     core, _ = in_family(replace(JUDGED, attacks=0, classes=frozenset(seen)))
     known = assignment(2, expert=EXPERT, classes=("dos_flood", "scan"))
     choose = the(e.ChooseModel, core.handle(e.AssignmentReceived(known), 1.0))
     core.handle(e.ModelChosen(choose.request, EXPERT), 1.0)
     effects = core.handle(replace(JUDGED, classes=frozenset(seen)), 2.0)
-    assert ("StartTraining" in kinds(effects)) == made
+    job = the(e.StartTraining, effects).job
+    assert (job.kind, job.own_classes) == ("fine-tuned", own_classes)
 
 
 def test_rungs_are_no_candidates_once_the_family_knows_more():

@@ -7,7 +7,7 @@ import pytest
 from contract.messages import Assignment
 from contract.model import ModelId
 from device_agent.events import Facts, Job, RowsCounted
-from device_agent.making import Due, covered, forget_missing_rungs, next_made, note_made, wanted_anchor
+from device_agent.making import Due, covered, forget_missing_rungs, next_made, note_made, usable_rungs, wanted_anchor
 
 FACTORY = ModelId(role="factory", digest="f" * 64)
 FALLBACK = ModelId(role="fallback", digest="1" * 64)
@@ -58,9 +58,27 @@ def test_a_device_without_a_family_has_seen_all_that_counts():
     assert covered(member, replace(ROWS, classes=frozenset({"scan", "benign"})))
 
 
+UNSEEN = replace(FACTS, assignment=GIVEN.model_copy(update={"classes": ("scan",)}))
+TUNED, LOCAL = (ModelId(role=role, digest=c * 64) for role, c in (("fine-tuned", "7"), ("local", "8")))
+
+
+def test_a_member_that_has_not_seen_all_fine_tunes_over_its_own_classes_and_makes_no_model_from_the_start():
+    assert due(UNSEEN) == Due("fine-tuned", FALLBACK.digest, own_classes=True)
+    made = note_made(UNSEEN, Job("j", FALLBACK.digest, kind="fine-tuned", own_classes=True), ROWS)
+    assert due(made) is None
+    assert usable_rungs(replace(made, rungs=(TUNED, LOCAL)), ROWS) == (TUNED,)
+
+
+def test_a_model_fine_tuned_over_all_classes_is_made_anew_once_the_family_knows_more():
+    made = note_made(FACTS, Job("j", FALLBACK.digest, kind="fine-tuned"), ROWS)
+    assert usable_rungs(replace(made, rungs=(TUNED, LOCAL)), ROWS) == (TUNED, LOCAL)
+    known_more = replace(made, assignment=UNSEEN.assignment, rungs=(TUNED, LOCAL))
+    assert usable_rungs(known_more, ROWS) == ()
+    assert due(known_more) == Due("fine-tuned", FALLBACK.digest, own_classes=True)
+
+
 def test_rungs_whose_weights_are_gone_are_made_again():
-    tuned, local = (ModelId(role=role, digest=c * 64) for role, c in (("fine-tuned", "7"), ("local", "8")))
-    facts = replace(FACTS, rungs=(tuned, local), tuned_base=FALLBACK.digest, local_rows=400)
-    assert forget_missing_rungs(facts, {tuned.digest, local.digest}) == facts
-    lost = forget_missing_rungs(facts, {local.digest})
-    assert (lost.rungs, lost.tuned_base, lost.local_rows) == ((local,), "", 400)
+    facts = replace(FACTS, rungs=(TUNED, LOCAL), tuned_base=FALLBACK.digest, local_rows=400)
+    assert forget_missing_rungs(facts, {TUNED.digest, LOCAL.digest}) == facts
+    lost = forget_missing_rungs(facts, {LOCAL.digest})
+    assert (lost.rungs, lost.tuned_base, lost.local_rows) == ((LOCAL,), "", 400)
