@@ -33,6 +33,45 @@ def test_the_pin_is_that_of_the_other_machine(tmp_path: Path, python: str, pins:
     assert locked(tmp_path / "agent.lock", python, "aarch64", "engine", "table").stdout.splitlines() == pins
 
 
+@pytest.mark.parametrize(
+    ("python", "machine", "names"),
+    [("3.11", "aarch64", ["engine==1.2.0", "table==7.1"]), ("3.11", "x86_64", ["table==7.1"])],
+)
+def test_without_names_all_pins_come_with_their_hashes(
+    tmp_path: Path, python: str, machine: str, names: list[str]
+) -> None:
+    (tmp_path / "agent.lock").write_text(LOCK, encoding="utf-8")
+    lines = locked(tmp_path / "agent.lock", python, machine).stdout.splitlines()
+    assert [line.partition(" ")[0] for line in lines] == names
+    assert lines[-1] == "table==7.1 --hash=sha256:13b2beaad985e05e2d6407ee4c4f35590b11f8d693a258a561055cac8f64cab7"
+
+
+@pytest.mark.parametrize("extra", ["agent", "gateway"])
+@pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
+def test_a_wheelhouse_for_any_python_has_each_package_once(extra: str, machine: str) -> None:
+    for python in ("3.11", "3.12", "3.13"):
+        lines = locked(PROJECT / "requirements" / f"{extra}.lock", python, machine).stdout.splitlines()
+        names = [line.partition("==")[0] for line in lines]
+        assert len(names) == len(set(names))
+        assert {"numpy", "paho-mqtt", "cryptography"} <= set(names)
+        assert all(" --hash=sha256:" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("content", "python", "word"),
+    [
+        ("table==7.1\n", "3.11", "no hash"),
+        ("table=7 --hash=sha256:aa\n", "3.11", "no requirement"),
+        (LOCK, "311", "3.13"),
+    ],
+)
+def test_what_cannot_be_trusted_is_an_error_of_one_line(tmp_path: Path, content: str, python: str, word: str) -> None:
+    (tmp_path / "agent.lock").write_text(content, encoding="utf-8")
+    done = locked(tmp_path / "agent.lock", python, "aarch64")
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+    assert word in done.stderr
+
+
 def test_a_name_without_a_pin_there_is_named(tmp_path: Path) -> None:
     (tmp_path / "agent.lock").write_text(LOCK, encoding="utf-8")
     done = locked(tmp_path / "agent.lock", "3.11", "armv7l", "engine", "table")
