@@ -18,20 +18,25 @@ _LABEL_PLACES = ((7.0, 4.0), (7.0, -12.0), (-4.0, 13.0), (-4.0, -21.0))
 
 
 def f1_bars(results: RunResults, axes: Any, theme: Theme) -> None:
-    """Draw macro-F1 with the fallback and with the expert for each device; a ring marks the model in use."""
+    """Draw macro-F1 with fallback, expert and, where it is in use, the device's own model; a ring marks that in use."""
     devices = list(reversed(results.devices))
     colours = family_colours(tuple(results.families))
     for row, device in enumerate(devices):
-        colour = colours.get(device.family_id or "", ALONE_COLOUR)
-        held = [model for model in ("fallback", "expert") if device.f1_of(model) is not None]
-        offsets = (0.19, -0.19) if len(held) == 2 else (0.0,)
-        for offset, model in zip(offsets, held, strict=False):
-            value = device.f1_of(model) or 0.0
-            shade = theme.muted if model == "fallback" else colour
-            axes.barh(row + offset, value, height=0.34, color=shade, alpha=0.55 if model == "fallback" else 0.95)
-            axes.text(value + 0.012, row + offset, f"{value:.3f}", va="center", fontsize=7.5, color=theme.muted)
-            if device.in_use.split(" ")[0] == model:
-                axes.plot(0.015, row + offset, marker="o", ms=4.5, mfc="none", mec=theme.text, mew=1.2)
+        role = device.in_use.split(" ")[0]
+        held = {model: model for model in ("fallback", "expert") if device.f1_of(model) is not None}
+        if role not in held and device.f1_of("in-use") is not None:
+            held[role] = "in-use"
+        height = 0.76 / max(2, len(held))
+        for place, (model, key) in enumerate(held.items()):
+            value = device.f1_of(key) or 0.0
+            y = row + ((len(held) - 1) / 2 - place) * height
+            own = key == "in-use"
+            shade = theme.muted if model == "fallback" else colours.get(device.family_id or "", ALONE_COLOUR)
+            look: dict[str, Any] = {"fill": False, "ec": shade, "lw": 1.4} if own else {"color": shade}
+            axes.barh(y, value, height=0.88 * height, alpha=0.55 if model == "fallback" else 0.95, **look)
+            axes.text(value + 0.012, y, f"{value:.3f}", va="center", fontsize=7.5, color=theme.muted)
+            if role == model:
+                axes.plot(0.015, y, marker="o", ms=4.5, mfc="none", mec=theme.text, mew=1.2)
     axes.set_yticks(range(len(devices)), [device.device_id for device in devices])
     axes.set_xlim(0, 1.09)
     axes.set_xlabel("macro-F1 on held-out exam flows")
@@ -39,8 +44,9 @@ def f1_bars(results: RunResults, axes: Any, theme: Theme) -> None:
     axes.tick_params(length=0)
     handles: list[Any] = [Patch(color=theme.muted, alpha=0.55, label="fallback")]
     handles += [Patch(color=colour, label=f"expert {family}") for family, colour in colours.items()]
+    handles.append(Patch(fill=False, ec=theme.text, label="the device's own"))
     handles.append(Line2D([], [], marker="o", ls="", mfc="none", mec=theme.text, label="in use"))
-    axes.legend(handles=handles, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=4, fontsize=8)
+    axes.legend(handles=handles, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=5, fontsize=8)
 
 
 def recall_heat(results: RunResults, axes: Any, theme: Theme) -> None:

@@ -127,7 +127,7 @@ def _f1_section(results: RunResults) -> str:
     if not any(device.models for device in results.devices):
         return ""
     picture = _picture(partial(figures.f1_bars, results), "macro-F1 by device", 0.42 * len(results.devices) + 1.3)
-    return _section("Fallback and expert", picture)
+    return _section("Fallback, expert and the model in use", picture)
 
 
 def _recall_section(results: RunResults) -> str:
