@@ -1,5 +1,7 @@
 """The LiteRT engine; the only module of the agent that loads a LiteRT runtime."""
 
+from collections.abc import Callable
+from functools import lru_cache
 from importlib import import_module
 from threading import get_ident
 from typing import Any
@@ -41,8 +43,9 @@ class LiteRTEngine:
     def __init__(self, layout: Layout, blob: bytes) -> None:
         self._layout = layout
         self._owner: int | None = None
-        self._run = open_interpreter(blob, ("grad", "infer", "evaluate"))
-        self._inputs = {name: frozenset(run.get_input_details()) for name, run in self._run.items()}
+        runners = open_interpreter(blob, ("grad", "infer", "evaluate"))
+        self._inputs = {name: frozenset(runner.get_input_details()) for name, runner in runners.items()}
+        self._run = {name: signature_of(runner) for name, runner in runners.items()}
 
     @property
     def layout(self) -> Layout:
@@ -80,8 +83,8 @@ class LiteRTEngine:
             y=np.pad(y, (0, missing)) if missing else y,
             wc=np.pad(wc, (0, missing)) if missing else wc,
             wr=np.pad(wr, (0, missing)) if missing else wr,
-            recon_weight=np.array([recon_weight], dtype=np.float32),
-            gamma=np.array([gamma], dtype=np.float32),
+            recon_weight=_vector(recon_weight),
+            gamma=_vector(gamma),
         )
         return Gradient(out["grad"], float(out.get("loss_class", 0.0)), float(out.get("loss_recon", 0.0)))
 
@@ -134,7 +137,79 @@ class LiteRTEngine:
         elif caller != self._owner:
             raise RuntimeError("an interpreter belongs to one thread; a second one needs an engine of its own")
         wanted = self._inputs[signature]
-        return dict(self._run[signature](**{name: value for name, value in given.items() if name in wanted}))
+        if len(given) > len(wanted):
+            given = {name: value for name, value in given.items() if name in wanted}
+        result: dict[str, Any] = self._run[signature](**given)
+        return result
+
+
+class Signature:
+    """A signature of an interpreter without what the runtime's own runner does anew at every call.
+
+    The runner gives every input its shape and plans the memory each time, which takes a tenth of a training step;
+    here that happens when a shape has changed. It reads the runner's parts, which every runtime so far has under the
+    same names.
+
+    Parameters
+    ----------
+    runner
+        The runtime's ``SignatureRunner``; not to be called any more.
+
+    Raises
+    ------
+    AttributeError
+        If the runner is made of other parts.
+    """
+
+    def __init__(self, runner: Any) -> None:
+        self._runner = runner  # keeps the interpreter alive, and with it the file, which the runtime reads in place
+        self._interpreter = runner._interpreter_wrapper  # noqa: SLF001
+        self._subgraph = runner._subgraph_index  # noqa: SLF001
+        self._inputs: dict[str, int] = dict(runner._inputs)  # noqa: SLF001
+        self._outputs: tuple[tuple[str, int], ...] = tuple(runner._outputs)  # noqa: SLF001
+        self._shapes: dict[str, tuple[int, ...]] = {}
+
+    def __call__(self, **given: Any) -> dict[str, Any]:
+        """Return copies of the outputs by name.
+
+        Raises
+        ------
+        ValueError
+            If an input is missing, unknown, or has another type than the signature.
+        RuntimeError
+            If the runtime refuses a shape.
+        """
+        if given.keys() != self._inputs.keys():
+            raise ValueError(f"the signature takes {', '.join(sorted(self._inputs))}")
+        interpreter, subgraph = self._interpreter, self._subgraph
+        shapes = {name: value.shape for name, value in given.items()}
+        if shapes != self._shapes:
+            self._shapes = {}
+            for name, shape in shapes.items():
+                interpreter.ResizeInputTensor(self._inputs[name], np.array(shape, dtype=np.int32), False, subgraph)
+            interpreter.AllocateTensors(subgraph)
+            self._shapes = shapes
+        for name, value in given.items():
+            interpreter.SetTensor(self._inputs[name], value, subgraph)
+        interpreter.Invoke(subgraph)
+        return {name: interpreter.GetTensor(index, subgraph) for name, index in self._outputs}
+
+
+def signature_of(runner: Any) -> Callable[..., dict[str, Any]]:
+    """Return the runner's signature to be called; by the runner itself if it is made of unknown parts."""
+    try:
+        return Signature(runner)
+    except AttributeError:
+        call: Callable[..., dict[str, Any]] = runner
+        return call
+
+
+@lru_cache(maxsize=8)
+def _vector(value: float) -> Floats:
+    """Return a vector of one element: an input without dimensions is what LiteRT on aarch64 dies of."""
+    vector = np.array([value], dtype=np.float32)
+    vector.flags.writeable = False
+    return vector
 
 
 def open_interpreter(blob: bytes, signatures: tuple[str, ...]) -> dict[str, Any]:

@@ -10,6 +10,8 @@ from device_agent.inference.engine import Floats
 
 MAX_GRADIENT_NORM = 1e18
 """A norm that is not below this (also NaN and infinity) skips the step; squares of what passes fit float32."""
+_SURELY_BELOW = np.float32(1e35)
+"""A squared norm below this, also if it is a sum in float32, is that of a gradient below ``MAX_GRADIENT_NORM``."""
 
 OptimizerKind = Literal["adam", "sgd"]
 
@@ -89,6 +91,7 @@ class Optimizer:
         self._theta = theta0.astype(np.float32, copy=True)
         self._m = np.zeros_like(self._theta)
         self._v = np.zeros_like(self._theta) if settings.kind == "adam" else self._m
+        self._spare = np.empty_like(self._theta), np.empty_like(self._theta)
         self.steps = 0
         self.skipped = 0
 
@@ -134,27 +137,40 @@ class Optimizer:
         s = self._settings
         if s.proximal_mu:
             grad = grad + s.proximal_mu * (self._theta - self._anchor)
-        wide = grad.astype(np.float64)  # the squares of a long but finite float32 gradient overflow
-        norm = math.sqrt(float(np.dot(wide, wide)))
-        if not norm < MAX_GRADIENT_NORM:
-            self.skipped += 1
-            return False
-        if s.clip_norm and norm > s.clip_norm:
-            grad = grad * np.float32(s.clip_norm / norm)
+        with np.errstate(over="ignore"):
+            square = np.dot(grad, grad)
+        if s.clip_norm or not square < _SURELY_BELOW:
+            wide = grad.astype(np.float64)  # the squares of a long but finite float32 gradient overflow
+            norm = math.sqrt(float(np.dot(wide, wide)))
+            if not norm < MAX_GRADIENT_NORM:
+                self.skipped += 1
+                return False
+            if s.clip_norm and norm > s.clip_norm:
+                grad = grad * np.float32(s.clip_norm / norm)
         if s.weight_decay:
             self._theta *= np.float32(1.0 - s.weight_decay * s.learning_rate)
         self.steps += 1
         if s.kind == "sgd":
             self._m *= np.float32(s.beta1)
-            self._m -= np.float32(s.learning_rate) * grad
+            self._m -= np.multiply(grad, np.float32(s.learning_rate), out=self._spare[0])
             self._theta += self._m
         else:
             self._adam(grad)
         return True
 
     def _adam(self, grad: Floats) -> None:
-        s = self._settings
-        self._m += (grad - self._m) * np.float32(1.0 - s.beta1)
-        self._v += (grad * grad - self._v) * np.float32(1.0 - s.beta2)
+        # m += (grad - m) (1 - b1);  v += (grad^2 - v) (1 - b2);  theta -= rate m / (sqrt(v) + eps)
+        s, (change, divisor) = self._settings, self._spare
+        np.subtract(grad, self._m, out=change)
+        change *= np.float32(1.0 - s.beta1)
+        self._m += change
+        np.multiply(grad, grad, out=change)
+        change -= self._v
+        change *= np.float32(1.0 - s.beta2)
+        self._v += change
         rate = s.learning_rate * math.sqrt(1.0 - s.beta2**self.steps) / (1.0 - s.beta1**self.steps)
-        self._theta -= np.float32(rate) * self._m / (np.sqrt(self._v) + np.float32(s.epsilon))
+        np.sqrt(self._v, out=divisor)
+        divisor += np.float32(s.epsilon)
+        np.multiply(self._m, np.float32(rate), out=change)
+        change /= divisor
+        self._theta -= change

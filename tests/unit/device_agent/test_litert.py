@@ -1,5 +1,6 @@
 """The LiteRT engine against the NumPy engine, on the packaged artifact."""
 
+import gc
 import threading
 
 import numpy as np
@@ -157,3 +158,63 @@ def test_the_focal_gradient_equals_numpy(engine, oracle, gamma):
     ours, theirs = (e.gradient(*b.args(), recon_weight=0.7, gamma=gamma) for e in (engine, oracle))
     assert relative(ours.grad, theirs.grad) < 1e-5
     assert ours.loss_class == pytest.approx(theirs.loss_class, rel=1e-5)
+
+
+def runners(signatures=("grad", "infer", "evaluate")):
+    try:
+        return litert.open_interpreter(load_artifact(DEFAULT_SPEC), signatures)
+    except litert.RuntimeMissingError as error:
+        pytest.skip(f"no LiteRT here: {error}")
+
+
+def test_a_signature_gives_what_the_runtimes_own_runner_gives_to_the_last_bit():
+    """Sizes change back and forth, and other signatures run in between."""
+    ours = {name: litert.signature_of(runner) for name, runner in runners().items()}
+    assert all(isinstance(signature, litert.Signature) for signature in ours.values())
+    theirs = runners()
+    for turn, n in enumerate([5, 64, 64, 1, 200, 64, 1]):
+        rows, step = batch(REAL, n, seed=turn), batch(REAL, REAL.train_batch, seed=50 + turn)
+        factors = {"recon_weight": np.array([0.5], np.float32), "gamma": np.array([turn / 2.0], np.float32)}
+        calls = {
+            "infer": {"theta": rows.theta, "x": rows.x},
+            "grad": dict(zip(("theta", "x", "y", "wc", "wr"), step.args(), strict=True)) | factors,
+            "evaluate": dict(zip(("theta", "x", "y", "wc", "wr"), rows.args(), strict=True)),
+        }
+        for name, given in calls.items():
+            seen, wanted = ours[name](**given), theirs[name](**given)
+            assert seen.keys() == wanted.keys()
+            assert all(np.array_equal(seen[key], wanted[key]) for key in wanted)
+
+
+def test_a_call_that_the_runtime_refuses_does_not_spoil_the_next():
+    signature, oracle = litert.signature_of(runners(("infer",))["infer"]), runners(("infer",))["infer"]
+    b = batch(REAL, 4)
+    with pytest.raises(ValueError, match="takes theta, x"):
+        signature(theta=b.theta)
+    for _ in range(2):  # the second time it must not take the shapes for planned
+        with pytest.raises(RuntimeError, match="allocate|prepare"):
+            signature(theta=b.theta[:-1], x=b.x)
+    with pytest.raises(ValueError, match=r"(?i)type"):
+        signature(theta=b.theta, x=b.x.astype(np.float64))
+    assert np.array_equal(signature(theta=b.theta, x=b.x)["err"], oracle(theta=b.theta, x=b.x)["err"])
+
+
+def test_a_runner_of_unknown_parts_is_called_itself():
+    class Runner:
+        def __call__(self, **given):
+            return given
+
+    assert litert.signature_of(Runner())(x=1) == {"x": 1}
+
+
+def test_an_engine_keeps_its_file_while_it_lives():
+    """The runtime reads the file where it lies; a freed one is a crash or nonsense."""
+    b = batch(REAL, 8)
+    try:
+        engine = litert.LiteRTEngine(REAL, bytes(bytearray(load_artifact(DEFAULT_SPEC))))
+    except litert.RuntimeMissingError as error:
+        pytest.skip(f"no LiteRT here: {error}")
+    gc.collect()
+    blocks = [bytes([7]) * 50_000 for _ in range(50)]
+    np.testing.assert_allclose(engine.infer(b.theta, b.x).err, NumpyEngine(REAL).infer(b.theta, b.x).err, rtol=1e-5)
+    assert len(blocks) == 50

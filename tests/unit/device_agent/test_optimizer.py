@@ -78,6 +78,23 @@ def test_the_largest_gradient_that_passes_does_no_harm():
     assert np.isfinite(optimizer.theta).all()
 
 
+@pytest.mark.parametrize("kind", ["adam", "sgd"])
+@pytest.mark.parametrize(("length", "taken"), [(1e17, True), (9.9e17, True), (1.01e18, False), (1e19, False)])
+def test_the_bound_of_the_norm_is_exact(kind, length, taken):
+    optimizer = Optimizer(np.zeros(64, np.float32), OptimizerSettings(kind=kind))
+    assert optimizer.step(np.full(64, length / 8.0, np.float32)) is taken
+
+
+def test_gradients_are_never_written():
+    """They may be kept by whoever computed them."""
+    for kind in ("adam", "sgd"):
+        settings = OptimizerSettings(kind=kind, proximal_mu=0.5, clip_norm=0.1, weight_decay=0.1)
+        for options in (settings, OptimizerSettings(kind=kind)):
+            grad = gradients(1)[0]
+            grad.flags.writeable = False
+            assert Optimizer(np.ones(50, np.float32), options).step(grad)
+
+
 def test_starting_point_is_copied():
     theta0 = np.ones(50, np.float32)
     Optimizer(theta0, OptimizerSettings()).step(gradients(1)[0])

@@ -65,6 +65,27 @@ def test_every_row_is_used_once_an_epoch():
     assert (np.concatenate(seen[:4]) != np.concatenate(seen[4:])).any()
 
 
+@pytest.mark.parametrize("n", [1, 16, 50, 1024, 1025, 2100])
+def test_rows_come_in_the_order_of_the_seed_with_their_labels_and_weights(n):
+    """However they are gathered: blocks of batches, and what is left over."""
+    data, _ = separable(n=n)
+    data.x[:, 0] = np.arange(n)
+    seen = []
+
+    class Watching(NumpyEngine):
+        def gradient(self, theta, x, y, wc, wr, **settings):
+            seen.append((x.copy(), y.copy(), wc.copy(), wr.copy()))
+            return super().gradient(theta, x / n, y, wc, wr, **settings)
+
+    train(Watching(LAYOUT), initial_theta(LAYOUT, 1), data, replace(SETTINGS, epochs=2))
+    rng = np.random.default_rng(SETTINGS.seed)
+    orders = [rng.permutation(n), rng.permutation(n)]
+    assert [len(x) for x, *_ in seen] == 2 * [min(16, n - at) for at in range(0, n, 16)]
+    expected = data.x, data.y, *row_weights(data.y, LAYOUT.classes, cap=SETTINGS.class_weight_cap)
+    for got, column in zip(zip(*seen, strict=True), expected, strict=True):
+        np.testing.assert_array_equal(np.concatenate(got), np.concatenate([column[order] for order in orders]))
+
+
 def test_class_weights_are_inverse_roots_capped_with_mean_one():
     y = np.array([0] * 900 + [1] * 100 + [2] + [-1] * 50, dtype=np.int32)
     weights = class_weights(y, 4, cap=10.0)
