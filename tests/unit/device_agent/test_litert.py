@@ -192,7 +192,7 @@ def test_a_call_that_the_runtime_refuses_does_not_spoil_the_next():
     with pytest.raises(ValueError, match="takes theta, x"):
         signature(theta=b.theta)
     for _ in range(2):  # the second time it must not take the shapes for planned
-        with pytest.raises(RuntimeError, match="allocate|prepare"):
+        with pytest.raises(RuntimeError, match=r"allocate|prepare"):
             signature(theta=b.theta[:-1], x=b.x)
     with pytest.raises(ValueError, match=r"(?i)type"):
         signature(theta=b.theta, x=b.x.astype(np.float64))
