@@ -1,6 +1,7 @@
 """Shape of a net and the layout of its flat weight vector; plain data, cheap to import."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 from typing import Literal
 
@@ -22,8 +23,6 @@ class Layout:
         Static batch of the ``grad`` signature.
     heads
         Which heads there are.
-    n_parameters
-        Length P of the flat weight vector; follows from the others.
     """
 
     inputs: int
@@ -31,10 +30,6 @@ class Layout:
     hidden: tuple[int, ...]
     train_batch: int
     heads: Heads = "both"
-    n_parameters: int = field(init=False, repr=False, compare=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "n_parameters", sum(a * b + b for _, a, b in self.layers()))
 
     @property
     def classifies(self) -> bool:
@@ -55,6 +50,11 @@ class Layout:
         classifier = (("classifier", self.hidden[-1], self.classes),) if self.classifies else ()
         return (*encoder, *classifier, *(decoder if self.reconstructs else ()))
 
+    @property
+    def n_parameters(self) -> int:
+        """Length P of the flat weight vector."""
+        return _n_parameters(self)
+
     def slices(self) -> dict[str, tuple[slice, tuple[int, ...]]]:
         """Return where each tensor lives in the flat vector.
 
@@ -71,3 +71,9 @@ class Layout:
             result[f"{name}.bias"] = (slice(start + a * b, start + a * b + b), (b,))
             start += a * b + b
         return result
+
+
+@lru_cache(maxsize=64)
+def _n_parameters(layout: Layout) -> int:
+    """Return P; engines ask at every call."""
+    return sum(a * b + b for _, a, b in layout.layers())
