@@ -21,6 +21,7 @@ from device_agent.flows.windows import MAX_INITIATORS, MAX_VALUES, MOST_COUNTED,
 _SECOND_US = 1_000_000
 _EXPIRE_GRACE_US = _SECOND_US
 _LATEST_US = 1 << 62
+_END_REASONS = tuple(reason.name.lower() for reason in EndReason)
 _DONE, _SELECTED, _WEIGHTS = 0, 2, 3
 _MALFORMED = 1 << 30
 """Told instead of the bits of a payload."""
@@ -80,8 +81,7 @@ class FastMeter:
                 raise MemoryError("no memory for the ports of applications")
         self._selected = (ctypes.c_int64 * 3).from_address(library.kw_selected(self._meter))
         self._output = Output(library, self._meter)
-        self._totals = np.zeros(7 + len(IGNORE_REASONS) + len(EndReason), dtype=np.int64)
-        self._by_reason: list[int] = []
+        self._totals = (ctypes.c_int64 * (7 + len(IGNORE_REASONS) + len(_END_REASONS)))()
         self.counters = MeterCounters()
 
     def __del__(self) -> None:
@@ -140,14 +140,11 @@ class FastMeter:
 
     def _take(self) -> FlowBatch:
         """Bring the counters up to date; return and forget the records closed so far."""
-        self._library.kw_counters(self._meter, self._totals.ctypes.data)
-        counters, totals = self.counters, self._totals.tolist()
+        self._library.kw_counters(self._meter, self._totals)
+        counters, totals = self.counters, list(self._totals)
         counters.metered, counters.flows, counters.clock_steps = totals[:3]
         counters.dissected, counters.undissected, counters.malformed = totals[3:6]
-        counters.initiators_evicted, *by_reason = totals[6:]
-        if by_reason != self._by_reason:
-            self._by_reason = by_reason
-            counters.ignored.update(zip(IGNORE_REASONS, by_reason, strict=False))
-            names = (reason.name.lower() for reason in EndReason)
-            counters.records.update(zip(names, by_reason[len(IGNORE_REASONS) :], strict=True))
+        counters.initiators_evicted = totals[6]
+        counters.ignored.update(zip(IGNORE_REASONS, totals[7:], strict=False))
+        counters.records.update(zip(_END_REASONS, totals[7 + len(IGNORE_REASONS) :], strict=True))
         return self._output.take()
