@@ -212,8 +212,10 @@ class MappedCapture:
         return places[:whole]
 
     def _headers_at(self, starts: npt.NDArray[np.int64]) -> npt.NDArray[np.void]:
-        windows = np.ndarray((_WINDOW_BYTES + 1,), dtype=self._header, buffer=self._window, strides=(1,))
-        return windows[starts]
+        # As plain bytes: a structured array would be indexed field by field.
+        whole = f"V{_RECORD_HEADER_BYTES}"
+        windows = np.ndarray((_WINDOW_BYTES + 1,), dtype=whole, buffer=self._window, strides=(1,))
+        return windows[starts].view(self._header)
 
     def _move_to(self, window_at: int) -> None:
         self._at += window_at - self._window_at

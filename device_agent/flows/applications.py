@@ -66,14 +66,26 @@ KINDS = _kinds()
 """Kind by whether it is TCP and by port, uint8, shape ``(2, 65536)``; 0 for none."""
 
 
+HEADS: dict[Kind, tuple[int, int]] = {
+    Kind.COAP: (0, 4),
+    Kind.DNS: (2, 12),
+    Kind.MDNS: (2, 12),
+    Kind.SSDP: (0, 19),
+    Kind.DHCP6: (0, 4),
+    Kind.TLS: (0, 6),
+}
+"""Kinds whose head is bytes at one place, from the first to the one behind the last: see ``Dissector``."""
+_REMEMBERED = 1_024
+
+
 class Dissector(Protocol):
     """Reads application payloads; ``device_agent.capture.applications`` has one.
 
     Attributes
     ----------
     by_head
-        Whether it says the same of payloads with the same head, as ``flows/fast/heads.c`` takes it: then the compiled
-        meter remembers what it says.
+        Whether it says the same of payloads with the same head, as ``flows/fast/heads.c`` takes it (never more than
+        the bytes of ``HEADS``): then the meters remember what it says.
     """
 
     by_head: bool
@@ -126,6 +138,9 @@ class Applications:
     def __init__(self, dissector: Dissector | None, per_s: int) -> None:
         self._dissector = dissector if per_s else None
         self.per_s = per_s
+        by_head = dissector is not None and dissector.by_head
+        self._heads = {int(kind): HEADS.get(kind, (0, 0)) if by_head else (0, 0) for kind in Kind}
+        self._known: dict[tuple[int, bytes], int | None] = {}
         self._second = -1
         self._left = 0
         self.dissected = 0
@@ -165,6 +180,26 @@ class Applications:
         self._left -= taken
         self.skipped += n - taken
         return taken
+
+    def dissect_part(self, kind: int, data: memoryview, start: int, size: int) -> int:
+        """Return what the payload is that lies in ``data``, as ``dissect``; a head that is known is not read again."""
+        low, high = self._heads[kind]
+        if not high:
+            return self.dissect(Kind(kind), data[start : start + size].tobytes())
+        head = (kind, data[start + low : start + min(size, high)].tobytes())
+        if head in self._known:
+            self.dissected += 1
+            bits = self._known[head]
+            if bits is None:
+                self.malformed += 1
+                return 0
+            return bits
+        malformed = self.malformed
+        found = self.dissect(Kind(kind), data[start : start + size].tobytes())
+        if len(self._known) >= _REMEMBERED:
+            self._known.clear()
+        self._known[head] = found if self.malformed == malformed else None
+        return found
 
     def dissect(self, kind: Kind, payload: bytes) -> int:
         """Return what a payload is, outside the budget; something else than it claims is nothing, and counted."""

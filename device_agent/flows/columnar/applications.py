@@ -13,7 +13,6 @@ I64 = npt.NDArray[np.int64]
 Index = npt.NDArray[np.intp]
 Bits = npt.NDArray[np.uint16]
 
-_KINDS = {int(kind): kind for kind in Kind}
 _SECOND_US = 1_000_000
 _ANY_KIND: npt.NDArray[np.bool_] = np.logical_or(KINDS[0], KINDS[1])
 _PORT_1, _PORT_2, _LOW_16, _LOW_8 = np.uint64(48), np.uint64(32), np.uint64(0xFFFF), np.uint64(0xFF)
@@ -56,12 +55,13 @@ def read_batch(
     chosen = _within_budget(selected.nonzero()[0], clock[few] // _SECOND_US, applications)
     if not len(chosen):
         return None
+    data = memoryview(np.ascontiguousarray(batch.data))  # type: ignore[arg-type]
+    found = [
+        applications.dissect_part(of, data, begin, n)
+        for of, begin, n in zip(kind[chosen].tolist(), start[chosen].tolist(), size[chosen].tolist(), strict=True)
+    ]
     bits = np.zeros(len(batch), dtype=np.uint16)
-    data = batch.data
-    for place, of, begin, n in zip(
-        at[chosen].tolist(), kind[chosen].tolist(), start[chosen].tolist(), size[chosen].tolist(), strict=True
-    ):
-        bits[place] = applications.dissect(_KINDS[of], data[begin : begin + n].tobytes())
+    bits[at[chosen]] = found
     return bits
 
 

@@ -113,7 +113,7 @@ class Book:
         opened = opened[np.argsort(began[opened])]
         answered = (answers >= 0).nonzero()[0]
         of_table = parts.row[first]
-        number, features = self._table.flows["number"][of_table], self._table.flows["opened"][of_table]
+        number, features = flows["number"][first], flows["opened"][first]
         number[opened] = np.arange(counters.flows, counters.flows + len(opened))
         counters.flows += len(opened)
         if len(opened) + len(answered):

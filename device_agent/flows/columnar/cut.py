@@ -330,7 +330,8 @@ def _walk(plan: Plan, table: FlowTable, keys: Index, idle_us: int, active_us: in
         plan.dropped |= DROPPED in done.does
         if done.stored != NO_REASON:
             plan.stored.append((int(key), done.stored))
-        forgets += [low + i for i, forget in enumerate(done.forgets) if forget]
+        if True in done.forgets:
+            forgets += [low + i for i, forget in enumerate(done.forgets) if forget]
     if forgets:
         plan.forgets = np.sort(np.concatenate((plan.forgets, np.array(forgets, dtype=np.intp))))
 

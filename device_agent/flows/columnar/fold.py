@@ -71,16 +71,21 @@ def fold(parts: Parts, packets: Packets, table: FlowTable) -> tuple[npt.NDArray[
     Returns
     -------
     flows
-        Counters of each part, structured as ``state.FLOW``, the fields ``number`` and ``opened`` left at 0.
+        Counters of each part, structured as ``state.FLOW``; ``number`` and ``opened`` mean nothing for a flow that is
+        opened here.
     answers
         For each flow of ``parts``, where in ``parts.at`` the packet is that answered it; -1 if none here did.
     """
-    old = table.flows.take(parts.row[parts.first_part])
+    old = np.empty(len(parts.first_part), dtype=st.FLOW)
+    known = (~parts.opened).nonzero()[0]
+    st.put(old, known, table.flows.take(parts.row[parts.first_part[known]]))
     flows = st.blank(len(parts.begin))
     first = parts.place[parts.begin[parts.first_part]]
     reverse = ((packets.flags[first] & (SYN | ACK)) == SYN | ACK) & ~packets.symmetric[first]
     swapped = np.where(parts.opened, packets.swapped[first] ^ reverse, old["swapped"])
     flows["swapped"] = swapped[parts.flow]
+    if len(known):
+        flows["number"], flows["opened"] = old["number"][parts.flow], old["opened"][parts.flow]
     _number(flows, parts, old)
     forward = packets.swapped[parts.place] == np.repeat(flows["swapped"], parts.end - parts.begin)
     forward |= packets.symmetric[parts.place]

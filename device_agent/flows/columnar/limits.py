@@ -131,20 +131,24 @@ class Limits:
         """Return the packets, in order, at which the oldest flow has to go."""
         closes = (plan.before == EndReason.IDLE) | (plan.before == EndReason.TCP_END)
         ends, opens = plan.after == EndReason.TCP_END, plan.does == OPENS
+        low, n = int(plan.at.min()), len(plan.at)
         # Within a packet an earlier flow is closed first, then one is opened, then it may end.
-        at = np.concatenate((plan.at[closes] * 4, plan.at[opens] * 4 + 1, plan.at[ends] * 4 + 2))
-        change = np.full(len(at), -1)
-        n_closes = int(np.count_nonzero(closes))
-        change[n_closes : n_closes + int(np.count_nonzero(opens))] = 1
-        return _overflows(at, change, self._table.n_live - self._max)
+        change, ended = np.empty(n, dtype=np.int32), np.empty(n, dtype=np.int32)
+        place = plan.at - low
+        change[place], ended[place] = opens.view(np.int8) - closes.view(np.int8), ends
+        change -= ended
+        level = np.cumsum(change, dtype=np.int32)
+        level += ended
+        return _overflows(level, self._table.n_live - self._max) + low
 
     def _forgotten(self, plan: Plan, middle: int | None) -> Rows | None:
         """Return the TCP ends pushed out, oldest first; None if that cannot be told for the range as a whole."""
-        table, ends = self._table, plan.at[plan.after == EndReason.TCP_END]
-        at = np.concatenate((plan.at[plan.forgets] * 4, ends * 4 + 2))
-        change = np.ones(len(at), dtype=np.int64)
-        change[: len(plan.forgets)] = -1
-        n = len(_overflows(at, change, table.n_ended - self._max))
+        table, low = self._table, int(plan.at.min())
+        change = np.zeros(len(plan.at), dtype=np.int32)
+        change[plan.at[plan.after == EndReason.TCP_END] - low] = 1
+        # A packet may make an end of an earlier TCP end, then of its flow.
+        change[plan.at[plan.forgets] - low] -= 1
+        n = len(_overflows(np.cumsum(change, dtype=np.int32), table.n_ended - self._max))
         if not n:
             return _NO_ROWS
         known = np.zeros(len(table.live), dtype=np.bool_)
@@ -156,19 +160,13 @@ class Limits:
         return None if len(oldest) < n or known[oldest].any() else oldest
 
 
-def _overflows(at: Index, change: I64, excess: int) -> Index:
-    """Return where a level that begins at ``excess`` and goes up and down by one has to be pushed down to 0.
-
-    ``at`` are four times the numbers of packets of a range, plus less than four, all different.
-    """
-    if not len(at):
-        return at
-    first = int(at.min())
-    changes = np.zeros(int(at.max()) - first + 1, dtype=np.int32)
-    changes[at - first] = change
-    reached = np.cumsum(changes, dtype=np.int32)
-    reached += np.int32(excess)
-    np.maximum(reached, 0, out=reached)
-    np.maximum.accumulate(reached, out=reached)
-    found: Index = (np.diff(reached, prepend=np.int32(0)).nonzero()[0] + first) // 4
+def _overflows(level: npt.NDArray[np.int32], excess: int) -> Index:
+    """Return where a level has to be pushed down to 0 that goes up by one at most; it begins at ``excess <= 0``."""
+    level += np.int32(excess)
+    np.maximum(level, 0, out=level)
+    np.maximum.accumulate(level, out=level)
+    rises = np.empty(len(level), dtype=np.bool_)
+    rises[0] = level[0] > 0
+    np.not_equal(level[1:], level[:-1], out=rises[1:])
+    found: Index = rises.nonzero()[0]
     return found

@@ -175,9 +175,9 @@ def _common(batch: PacketBatch, captured: I64) -> Headers:
     np.minimum(total, on_wire, out=total, where=total != 0)
     np.copyto(total, on_wire, where=total == 0)
     offset = view["offset"]
-    header = _HEADER_BYTES[proto]
-    np.copyto(header, (offset >> 2) & 0x3C, where=is_tcp, casting="unsafe")
-    payload = total - (header + np.int32(20))
+    header = np.where(is_tcp, (offset >> 2) & np.uint8(0x3C), _HEADER_BYTES[proto])
+    payload = total - header
+    payload -= 20
     common = (view["version"] == 0x45) & ((view["fragment"] & 0x1FFF) == 0) & (captured >= start + 36)
     if link_type in _ETHERTYPE_AT:
         common &= view["ethertype"] == 0x0800
@@ -208,9 +208,9 @@ _NO_ROWS = np.zeros(0, dtype=np.intp)
 _NO_WORDS = np.zeros((0, 4), dtype=np.uint64)
 
 
-def _header_bytes() -> npt.NDArray[np.int32]:
+def _header_bytes() -> npt.NDArray[np.uint8]:
     """Return by protocol how much of a packet is transport header; TCP says so itself."""
-    sizes = np.zeros(256, dtype=np.int32)
+    sizes = np.zeros(256, dtype=np.uint8)
     sizes[[UDP, ICMP, ICMPV6]] = 8
     return sizes
 

@@ -70,7 +70,7 @@ class Sorted:
     forward, flags
         Direction and TCP flags of each packet.
     old
-        For each flow, the row of the table it may continue.
+        For each flow that continues one of the table, that one; arbitrary for the others.
     """
 
     parts: Parts

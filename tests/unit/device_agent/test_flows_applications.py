@@ -5,7 +5,7 @@ import pytest
 
 from contract.features import APPLICATIONS
 from device_agent.capture.applications import ScapyDissector
-from device_agent.flows.applications import KINDS, MAX_PAYLOAD, PORTS, Applications, Kind, bits_of
+from device_agent.flows.applications import HEADS, KINDS, MAX_PAYLOAD, PORTS, Applications, Kind, bits_of
 from device_agent.flows.packets import ACK, ETHERNET, LINUX_SLL, TCP, UDP
 from device_agent.flows.records import PacketBatch
 from tests.unit.device_agent.engines import column, engines, run
@@ -208,3 +208,56 @@ def test_several_messages_in_a_segment(engine, at_once):
     assert column(flows, "mqtt_connect_pkts") == [1, 0]
     assert column(flows, "mqtt_publish_pkts") == [2, 0]
     assert column(flows, "tls_hello_pkts") == [0, 1]
+
+
+class ByHead(Seen):
+    """Says the same of the same heads, and that every third head is nothing."""
+
+    by_head = True
+
+    def dissect(self, kind, payload):
+        super().dissect(kind, payload)
+        low, high = HEADS[kind]
+        return None if sum(payload[low:high]) % 3 == 0 else 1 << sum(payload[low:high]) % 10
+
+
+@pytest.mark.parametrize("kind", HEADS)
+def test_a_known_head_is_not_read_again(kind):
+    """Bytes behind the head, and the number before it, make no difference; every byte of it does, and where it ends."""
+    dissector, (low, high) = ByHead(), HEADS[kind]
+    told, plain = Applications(dissector, 100), Applications(ByHead(), 100)
+    head = bytes(range(7, 7 + high - low))
+    payloads = [b"\x01" * low + head + b"a", b"\x02" * low + head + b"bcd", b"\x03" * low + head]
+    payloads += [payloads[0][: low + cut] for cut in range(1, high - low)]
+    payloads += [b"\x01" * low + head[:i] + b"\xee" + head[i + 1 :] + b"a" for i in range(high - low)]
+    frame = memoryview(b"".join(payloads))
+    for _ in range(2):
+        start = 0
+        for payload in payloads:
+            assert told.dissect_part(int(kind), frame, start, len(payload)) == plain.dissect(kind, payload)
+            start += len(payload)
+    assert len(dissector.asked) == len(payloads) - 2
+    assert (told.dissected, told.malformed) == (plain.dissected, plain.malformed)
+    assert told.malformed
+
+
+def test_a_flood_of_heads_is_forgotten():
+    told = Applications(ByHead(), 100)
+    for i in range(5_000):
+        told.dissect_part(int(Kind.SSDP), memoryview(i.to_bytes(20)), 0, 20)
+    assert len(told._known) <= 1_024
+
+
+@pytest.mark.parametrize("kind", HEADS)
+def test_heads_hold_all_that_the_dissector_reads(kind):
+    """The rest of random payloads is replaced; what Scapy says of them stays."""
+    rng, reads, (low, high) = np.random.default_rng(2), ScapyDissector(), HEADS[kind]
+    begins = (b"", b"M-SEARCH * HTTP/1.1", HELLO, QUERY)
+    for size in (*range(1, 24), 300):
+        for _ in range(60):
+            rest = rng.integers(0, rng.choice([4, 256]), size=size, dtype=np.uint8).tobytes()
+            begin = begins[int(rng.integers(len(begins)))]
+            payload = (begin[:20] + rest[len(begin[:20]) :])[:size]
+            other = bytearray(rng.integers(256, size=size, dtype=np.uint8).tobytes())
+            other[low:high] = payload[low:high]
+            assert reads.dissect(kind, payload) == reads.dissect(kind, bytes(other)), payload
