@@ -164,7 +164,7 @@ class Book:
         table.live[parts.row[gone]] = False
         table.last[parts.row[gone]] = NONE
         rows = parts.row[kept]
-        put(table.flows, rows, flows.take(kept))
+        put(table.flows, rows, flows if len(kept) == len(flows) else flows.take(kept))
         table.live[rows] = True
         table.last[rows] = flows["last"][kept]
         table.turn[rows] = parts.at[parts.end[kept] - 1] + turn

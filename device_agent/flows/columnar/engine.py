@@ -98,7 +98,8 @@ class ColumnarMeter:
         if not supports(settings):
             raise ValueError(f"timeouts too long for the columnar meter, use FlowMeter: {settings}")
         self._idle_us = round(settings.idle_s * _SECOND_US)
-        self._table = FlowTable(KeyTable(randbits(64) if seed is None else seed, hash_function))
+        keys = KeyTable(randbits(64) if seed is None else seed, hash_function)
+        self._table = FlowTable(keys, 2 * settings.max_flows)
         self._cutter = Cutter(self._table, self._idle_us, round(settings.active_s * _SECOND_US))
         self._limits = Limits(self._table, self._cutter, settings.max_flows)
         self._clock_us = 0

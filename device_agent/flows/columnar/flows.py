@@ -10,6 +10,8 @@ I64 = npt.NDArray[np.int64]
 Rows = npt.NDArray[np.int32]
 
 _FEW = 200
+_MOST_RESERVED = 131_072
+"""Rows of counters, 63 MB if all are touched."""
 
 
 class FlowTable:
@@ -17,10 +19,17 @@ class FlowTable:
 
     A row belongs to a key from its first packet until neither a live flow nor a recent TCP end is known for it.
 
+    Parameters
+    ----------
+    keys
+        Keys to rows; the table follows it in size.
+    most_rows
+        Rows for which space is set aside.
+
     Attributes
     ----------
     keys
-        Keys to rows.
+        As given.
     flows
         Counters, structured as ``state.FLOW``; meaningless where not ``live``.
     live
@@ -37,10 +46,12 @@ class FlowTable:
         How many there are of each.
     """
 
-    def __init__(self, keys: KeyTable) -> None:
+    def __init__(self, keys: KeyTable, most_rows: int) -> None:
         self.keys = keys
         n = keys.capacity
-        self.flows = np.zeros(n, dtype=FLOW)
+        # Untouched pages of zeros take no memory, and a table that grows within them is not copied.
+        self._reserved = np.zeros(max(min(most_rows, _MOST_RESERVED), n), dtype=FLOW)
+        self.flows = self._reserved[:n]
         self.live = np.zeros(n, dtype=np.bool_)
         self.last = np.full(n, NONE, dtype=np.int64)
         self.turn = np.zeros(n, dtype=np.int64)
@@ -55,7 +66,8 @@ class FlowTable:
         old, new = len(self.live), self.keys.capacity
         if new == old:
             return
-        self.flows, self.live = extended(self.flows, new), extended(self.live, new)
+        self.flows = self._reserved[:new] if new <= len(self._reserved) else extended(self.flows, new)
+        self.live = extended(self.live, new)
         self.last, self.turn = extended(self.last, new), extended(self.turn, new)
         self.ended, self.ended_turn = extended(self.ended, new), extended(self.ended_turn, new)
         self.last[old:] = NONE
@@ -82,8 +94,9 @@ class FlowTable:
         flows["key_0"], flows["key_1"] = keys.key_0[rows], keys.key_1[rows]
         is_v6 = keys.is_v6[rows]
         flows["is_v6"] = is_v6
-        if is_v6.any():
-            flows["v6_words"] = keys.v6_words[rows]
+        six = is_v6.nonzero()[0]
+        if len(six):
+            flows["v6_words"][six] = keys.v6_words[rows[six]]
 
     def forget_ends(self, rows: Rows) -> None:
         """Forget the TCP ends of rows, each given once."""
