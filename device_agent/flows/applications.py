@@ -7,6 +7,7 @@ only the first ``per_s`` selected packets in each second of the packet clock get
 depends on the packets and their order alone, so records do not depend on how the packets are cut into batches.
 """
 
+from collections.abc import Callable
 from enum import IntEnum, unique
 from typing import Protocol
 
@@ -76,6 +77,7 @@ HEADS: dict[Kind, tuple[int, int]] = {
 }
 """Kinds whose head is bytes at one place, from the first to the one behind the last: see ``Dissector``."""
 _REMEMBERED = 1_024
+_MALFORMED, _NEW = -1, -2
 
 
 class Dissector(Protocol):
@@ -133,14 +135,16 @@ class Applications:
     dissected, skipped, malformed
         Selected packets that were dissected, that were not for lack of budget, and dissected ones that were not what
         their port promised.
+    heads
+        Kinds of which heads are remembered, and where they lie.
     """
 
     def __init__(self, dissector: Dissector | None, per_s: int) -> None:
         self._dissector = dissector if per_s else None
         self.per_s = per_s
         by_head = dissector is not None and dissector.by_head
-        self._heads = {int(kind): HEADS.get(kind, (0, 0)) if by_head else (0, 0) for kind in Kind}
-        self._known: dict[tuple[int, bytes], int | None] = {}
+        self.heads = HEADS if by_head else {}
+        self._known: dict[Kind, dict[bytes, int]] = {kind: {} for kind in self.heads}
         self._second = -1
         self._left = 0
         self.dissected = 0
@@ -181,25 +185,37 @@ class Applications:
         self.skipped += n - taken
         return taken
 
-    def dissect_part(self, kind: int, data: memoryview, start: int, size: int) -> int:
-        """Return what the payload is that lies in ``data``, as ``dissect``; a head that is known is not read again."""
-        low, high = self._heads[kind]
-        if not high:
-            return self.dissect(Kind(kind), data[start : start + size].tobytes())
-        head = (kind, data[start + low : start + min(size, high)].tobytes())
-        if head in self._known:
-            self.dissected += 1
-            bits = self._known[head]
-            if bits is None:
-                self.malformed += 1
-                return 0
-            return bits
-        malformed = self.malformed
-        found = self.dissect(Kind(kind), data[start : start + size].tobytes())
-        if len(self._known) >= _REMEMBERED:
-            self._known.clear()
-        self._known[head] = found if self.malformed == malformed else None
-        return found
+    def dissect_heads(self, kind: Kind, heads: list[bytes], payload: Callable[[int], bytes]) -> list[int]:
+        """Return what payloads of one of the kinds of ``heads`` are, as ``dissect``; known heads are not read again.
+
+        Parameters
+        ----------
+        kind
+            Of all of them.
+        heads
+            Their heads, none of them cut short.
+        payload
+            Gives a payload by its number.
+        """
+        known, bits = self._known[kind], []
+        for number, head in enumerate(heads):
+            found = known.get(head, _NEW)
+            if found == _NEW:
+                malformed = self.malformed
+                found = self.dissect(kind, payload(number))
+                self.dissected -= 1
+                if self.malformed > malformed:
+                    self.malformed, found = malformed, _MALFORMED
+                if len(known) >= _REMEMBERED:
+                    known.clear()
+                known[head] = found
+            bits.append(found)
+        self.dissected += len(heads)
+        n_malformed = bits.count(_MALFORMED)
+        if n_malformed:
+            self.malformed += n_malformed
+            bits = [max(found, 0) for found in bits]
+        return bits
 
     def dissect(self, kind: Kind, payload: bytes) -> int:
         """Return what a payload is, outside the budget; something else than it claims is nothing, and counted."""

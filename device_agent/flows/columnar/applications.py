@@ -1,5 +1,7 @@
 """Application payloads of a batch: selected in columns, dissected one by one within the budget, counted in flows."""
 
+from collections.abc import Callable
+
 import numpy as np
 import numpy.typing as npt
 
@@ -14,6 +16,8 @@ Index = npt.NDArray[np.intp]
 Bits = npt.NDArray[np.uint16]
 
 _SECOND_US = 1_000_000
+_FEW = 16
+"""Up to so many payloads are dissected one by one."""
 _ANY_KIND: npt.NDArray[np.bool_] = np.logical_or(KINDS[0], KINDS[1])
 _PORT_1, _PORT_2, _LOW_16, _LOW_8 = np.uint64(48), np.uint64(32), np.uint64(0xFFFF), np.uint64(0xFF)
 
@@ -55,13 +59,33 @@ def read_batch(
     chosen = _within_budget(selected.nonzero()[0], clock[few] // _SECOND_US, applications)
     if not len(chosen):
         return None
-    data = memoryview(np.ascontiguousarray(batch.data))  # type: ignore[arg-type]
-    found = [
-        applications.dissect_part(of, data, begin, n)
-        for of, begin, n in zip(kind[chosen].tolist(), start[chosen].tolist(), size[chosen].tolist(), strict=True)
-    ]
     bits = np.zeros(len(batch), dtype=np.uint16)
-    bits[at[chosen]] = found
+    bits[at[chosen]] = _dissected(batch.data, kind[chosen], start[chosen], size[chosen], applications)
+    return bits
+
+
+def _dissected(
+    data: npt.NDArray[np.uint8], kind: npt.NDArray[np.uint8], start: I64, size: I64, applications: Applications
+) -> Bits:
+    """Return what payloads are; heads that are remembered are taken out of the bytes together."""
+    data = np.ascontiguousarray(data)
+    bits, single = np.zeros(len(kind), dtype=np.uint16), np.ones(len(kind), dtype=np.bool_)
+
+    def payload(number: int) -> bytes:
+        return data[start[number] : start[number] + size[number]].tobytes()
+
+    def payload_of(numbers: Index) -> Callable[[int], bytes]:
+        return lambda number: payload(int(numbers[number]))
+
+    for of, (low, high) in applications.heads.items() if len(kind) > _FEW else ():
+        alike = ((kind == of) & (size >= high)).nonzero()[0]
+        if len(alike):
+            whole = np.ndarray((len(data) - (high - low) + 1,), dtype=f"V{high - low}", buffer=data, strides=(1,))
+            heads = whole[start[alike] + low].tolist()
+            bits[alike] = applications.dissect_heads(of, heads, payload_of(alike))
+            single[alike] = False
+    for number in single.nonzero()[0].tolist():
+        bits[number] = applications.dissect(Kind(int(kind[number])), payload(number))
     return bits
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import numpy.typing as npt
 
 from contract.features import APPLICATIONS, INDEX, N_FEATURES
-from device_agent.flows.columnar.state import HANDSHAKE, HAS_TCP, SUM
+from device_agent.flows.columnar.state import HANDSHAKE, HAS_TCP, SUM, joined
 from device_agent.flows.ids import N_WORDS, flow_ids
 from device_agent.flows.packets import ICMP, ICMPV6, TCP, UDP
 from device_agent.flows.records import EMPTY, IDENTITY, FlowBatch
@@ -66,6 +66,8 @@ def records(closed: list[tuple[npt.NDArray[np.void], npt.NDArray[np.uint8]]]) ->
     if not n:
         return EMPTY
     identity, features = np.zeros(n, dtype=IDENTITY), np.empty((n, N_FEATURES), dtype=np.float64)
+    if n <= _BLOCK and len(closed) > 1:
+        closed = [(joined([flows for flows, _ in closed]), np.concatenate([reasons for _, reasons in closed]))]
     at = 0
     for flows, reasons in closed:
         # Block by block, so that the columns of a block stay in the cache.

@@ -156,3 +156,18 @@ def test_answers_before_the_first_opening_of_a_batch_belong_to_earlier_windows()
     for step in range(3):
         events, calls = random_openings(rng, 400, 3, 50, [1, 2], six=0.0)
         both.check(events, calls, np.full(400, 10**15 + (step + 1) * WINDOW_US), rng, answers=0.7)
+
+
+def test_first_met_first_known(monkeypatch):
+    """With room for four known responders, the first of the later window is known and the others stay new."""
+    for where in ("device_agent.flows.windows", "device_agent.flows.columnar.window_runs"):
+        monkeypatch.setattr(f"{where}.SATURATION", 4)
+    monkeypatch.setattr("device_agent.flows.columnar.openings._BUSY", 2)
+    both, rng = Both(), np.random.default_rng(8)
+    for window, responders in enumerate([(9, 3, 7), (8, 2, 6), (5, 5), (8, 2, 6), (6, 8, 2)]):
+        events = np.zeros(len(responders), dtype=EVENT)
+        events["key_0"] = 1 << 32 | np.array(responders, dtype=np.uint64)
+        events["key_1"] = 5 << 48 | 80 << 32
+        calls = [(1, responder, 80) for responder in responders]
+        got = both.check(events, calls, np.full(len(responders), 10**15 + window * WINDOW_US), rng)
+    assert got[:, 4].tolist() == [2, 2, 2], "2 and 6, of both windows"

@@ -6,8 +6,11 @@ import pytest
 from contract.features import APPLICATIONS
 from device_agent.capture.applications import ScapyDissector
 from device_agent.flows.applications import HEADS, KINDS, MAX_PAYLOAD, PORTS, Applications, Kind, bits_of
+from device_agent.flows.columnar.engine import ColumnarMeter
+from device_agent.flows.meter import FlowMeter
 from device_agent.flows.packets import ACK, ETHERNET, LINUX_SLL, TCP, UDP
 from device_agent.flows.records import PacketBatch
+from tests.property.packet_streams import assert_same_records
 from tests.unit.device_agent.engines import column, engines, run
 from tests.unit.device_agent.frames import EPOCH_US, A, B, ethernet, ipv4, ipv6, tcp, tcp_header, udp, udp_header
 from tests.unit.device_agent.test_capture_applications import CONNECT, FAILURE, HELLO, PUBLISH, QUERY
@@ -217,35 +220,52 @@ class ByHead(Seen):
 
     def dissect(self, kind, payload):
         super().dissect(kind, payload)
-        low, high = HEADS[kind]
+        low, high = HEADS.get(kind, (0, 512))
         return None if sum(payload[low:high]) % 3 == 0 else 1 << sum(payload[low:high]) % 10
 
 
 @pytest.mark.parametrize("kind", HEADS)
 def test_a_known_head_is_not_read_again(kind):
-    """Bytes behind the head, and the number before it, make no difference; every byte of it does, and where it ends."""
-    dissector, (low, high) = ByHead(), HEADS[kind]
-    told, plain = Applications(dissector, 100), Applications(ByHead(), 100)
-    head = bytes(range(7, 7 + high - low))
-    payloads = [b"\x01" * low + head + b"a", b"\x02" * low + head + b"bcd", b"\x03" * low + head]
-    payloads += [payloads[0][: low + cut] for cut in range(1, high - low)]
-    payloads += [b"\x01" * low + head[:i] + b"\xee" + head[i + 1 :] + b"a" for i in range(high - low)]
-    frame = memoryview(b"".join(payloads))
-    for _ in range(2):
-        start = 0
-        for payload in payloads:
-            assert told.dissect_part(int(kind), frame, start, len(payload)) == plain.dissect(kind, payload)
-            start += len(payload)
-    assert len(dissector.asked) == len(payloads) - 2
-    assert (told.dissected, told.malformed) == (plain.dissected, plain.malformed)
+    """Every byte of a head makes a difference."""
+    dissector, size = ByHead(), HEADS[kind][1] - HEADS[kind][0]
+    told = Applications(dissector, 100)
+    head = bytes(range(7, 7 + size))
+    heads = [head, *(head[:i] + b"\xee" + head[i + 1 :] for i in range(size)), head]
+    payloads = [bytes(HEADS[kind][0]) + part for part in heads]
+    plain = Applications(ByHead(), 100)
+    want = [plain.dissect(kind, payload) for payload in payloads]
+    for turn in (1, 2):
+        assert told.dissect_heads(kind, heads, payloads.__getitem__) == want
+        assert (told.dissected, told.malformed) == (turn * plain.dissected, turn * plain.malformed)
     assert told.malformed
+    assert len(dissector.asked) == len(heads) - 1
 
 
 def test_a_flood_of_heads_is_forgotten():
     told = Applications(ByHead(), 100)
-    for i in range(5_000):
-        told.dissect_part(int(Kind.SSDP), memoryview(i.to_bytes(20)), 0, 20)
-    assert len(told._known) <= 1_024
+    heads = [i.to_bytes(19) for i in range(5_000)]
+    told.dissect_heads(Kind.SSDP, heads, heads.__getitem__)
+    assert 0 < len(told._known[Kind.SSDP]) <= 1_024
+
+
+@pytest.mark.parametrize("dissector", [ByHead, Seen])
+def test_many_payloads_at_once_are_told_as_one_by_one(dissector):
+    """Heads cut short, of all kinds, among others of the same kinds: the columnar meter takes them together."""
+    rng = np.random.default_rng(4)
+    ports = [(proto, port) for (proto, port), kind in PORTS.items() if kind != Kind.TLS]
+    frames = []
+    for i in range(400):
+        (proto, port), payload = (
+            ports[int(rng.integers(len(ports)))],
+            rng.integers(8, size=i % 30).astype("u1").tobytes(),
+        )
+        make = tcp if proto == TCP else udp
+        frames.append((0.001 * i, make(sport=40_000 + i % 7, dport=port, payload=payload)))
+    alone, totals = run(FlowMeter, frames, at_once=1, dissector=dissector(), dissect_pps=1_000)
+    together, totals_together = run(ColumnarMeter, frames, at_once=400, dissector=dissector(), dissect_pps=1_000)
+    assert_same_records(alone, together)
+    assert totals == totals_together
+    assert totals.dissected > 300
 
 
 @pytest.mark.parametrize("kind", HEADS)
