@@ -84,18 +84,25 @@ class KeyTable:
         return self.capacity - self._n_free
 
     def rows(self, packets: Packets) -> Rows:
-        """Return the row of each packet's key; keys without a row get one."""
+        """Return the row of each packet's key; keys without a row get one.
+
+        Packets are brought together by their hashes, and one packet of each hash looks for its key. What others of the
+        same hash but another key get is wrong, is seen to be, and these look for their own.
+        """
         n = len(packets)
-        if len(self) + n > self.capacity:
-            self._grow(len(self) + n)
-        if 3 * (len(self) + self._n_removed + n) > len(self._index):
-            self._rebuild()
         hashed = self._hash_keys(packets.key_0, packets.key_1, packets.v6_at, packets.v6_words)
         v6_place = None
         if len(packets.v6_at):
             v6_place = np.full(n, -1, dtype=np.int64)
             v6_place[packets.v6_at] = np.arange(len(packets.v6_at))
-        return self._probe(packets, hashed, v6_place)
+        order, start = _alike(hashed)
+        first = order[start]
+        out = np.empty(n, dtype=np.int32)
+        out[order] = np.repeat(self._probe(packets, first, hashed[first], v6_place), np.diff(start, append=n))
+        others = (~self._equal(packets, slice(None), out, v6_place)).nonzero()[0]
+        if len(others):
+            out[others] = self._probe(packets, others, hashed[others], v6_place)
+        return out
 
     def release(self, rows: Rows) -> None:
         """Forget the keys of rows, each given once."""
@@ -112,35 +119,47 @@ class KeyTable:
             hashed[v6_at] = self._hash([*v6_words.T, key_1[v6_at]], self._seed)
         return hashed
 
-    def _probe(self, packets: Packets, hashed: U64, v6_place: npt.NDArray[np.int64] | None) -> Rows:
-        """Walk the index for all packets at once; each round settles a packet or moves it on by one slot."""
+    def _probe(
+        self,
+        packets: Packets,
+        which: npt.NDArray[np.intp],
+        hashed: U64,
+        v6_place: npt.NDArray[np.int64] | None,
+    ) -> Rows:
+        """Walk the index for some packets at once; each round settles a packet or moves it on by one slot."""
+        self._make_room(len(which))
         index, mask = self._index, np.uint64(len(self._index) - 1)
         slot = (hashed & mask).astype(np.int64)
-        out = index[slot]
-        match = out >= 0
-        match &= self._equal(packets, slice(None), out, v6_place)
-        pending = (~match).nonzero()[0]
-        slot = slot[pending]
-        while len(pending) > _FEW:
-            row = index[slot]
+        out = np.empty(len(which), dtype=np.int32)
+        left = np.arange(len(which))
+        while len(left) > _FEW:
+            pending, row = which[left], index[slot]
             match = row >= 0
             match &= self._equal(packets, pending, row, v6_place)
-            out[pending[match]] = row[match]
+            out[left[match]] = row[match]
             empty = row == _EMPTY
-            retry = empty.copy()
-            if empty.any():
-                claimants, slots = pending[empty], slot[empty]
+            claimants = empty.nonzero()[0]
+            if len(claimants):
+                slots = slot[claimants]
                 index[slots] = _CLAIM - claimants
                 won = index[slots] == _CLAIM - claimants
-                out[claimants[won]] = self._insert(packets, claimants[won], slots[won], v6_place)
-                match[empty.nonzero()[0][won]] = True
-            slot += ~retry
+                winners = claimants[won]
+                out[left[winners]] = self._insert(packets, pending[winners], slots[won], v6_place)
+                match[winners] = True
+            slot += ~empty
             slot &= np.int64(mask)
-            undecided = ~match
-            pending, slot = pending[undecided], slot[undecided]
-        if len(pending):
-            self._settle(packets, pending, slot, v6_place, out)
+            undecided = (~match).nonzero()[0]
+            left, slot = left[undecided], slot[undecided]
+        if len(left):
+            out[left] = self._settle(packets, which[left], slot, v6_place)
         return out
+
+    def _make_room(self, n: int) -> None:
+        """Make room for so many more keys."""
+        if len(self) + n > self.capacity:
+            self._grow(len(self) + n)
+        if 3 * (len(self) + self._n_removed + n) > len(self._index):
+            self._rebuild()
 
     def _settle(
         self,
@@ -148,9 +167,8 @@ class KeyTable:
         pending: npt.NDArray[np.intp],
         slots: npt.NDArray[np.int64],
         v6_place: npt.NDArray[np.int64] | None,
-        out: Rows,
-    ) -> None:
-        """Find the rows of some packets' keys one by one, from their slots on."""
+    ) -> list[int]:
+        """Return the rows of some packets' keys, found one by one, from their slots on."""
         found: dict[tuple[int, int, bytes], int] = {}
         keys = zip(packets.key_0[pending].tolist(), packets.key_1[pending].tolist(), strict=True)
         rows = []
@@ -161,7 +179,7 @@ class KeyTable:
             if row is None:
                 row = found[key] = self._look(key, slot)
             rows.append(row)
-        out[pending] = rows
+        return rows
 
     def _look(self, key: tuple[int, int, bytes], slot: int) -> int:
         """Return the row of a key, looked for from a slot on; the last part of the key are its IPv6 addresses."""
@@ -252,6 +270,21 @@ class KeyTable:
             settled = self._index[slot] == rows
             self._slot[rows[settled]] = slot[settled]
             rows, slot = rows[~settled], (slot[~settled] + 1) & (size - 1)
+
+
+def _alike(hashed: U64) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+    """Return an order by the upper bits of hashes, otherwise as they come, and where in it each group begins."""
+    n = len(hashed)
+    bits = np.uint64(n.bit_length())
+    # Sorting numbers takes less time than sorting places by numbers.
+    keys = hashed >> bits << bits
+    keys |= np.arange(n, dtype=np.uint64)
+    keys.sort()
+    order = (keys & np.uint64((1 << int(bits)) - 1)).astype(np.intp)
+    keys >>= bits
+    begins = np.ones(n, dtype=np.bool_)
+    np.not_equal(keys[1:], keys[:-1], out=begins[1:])
+    return order, begins.nonzero()[0]
 
 
 def extended(array: npt.NDArray[_Scalar], length: int) -> npt.NDArray[_Scalar]:
