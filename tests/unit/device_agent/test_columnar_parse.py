@@ -130,3 +130,20 @@ def test_frames_need_not_begin_at_the_start_of_the_buffer():
     whole, _ = parse_batch(batch)
     inside = (whole.at >= 5) & (whole.at < 40)
     np.testing.assert_array_equal(packets.key_1, whole.key_1[inside])
+
+
+@pytest.mark.parametrize("link_type", LINK_TYPES)
+def test_many_frames_of_next_to_nothing(link_type, monkeypatch):
+    """A buffer shorter than the largest field is read to its end, and no further."""
+    monkeypatch.setattr("device_agent.flows.columnar.headers._FEW", 0)
+    for frames in ([b"\x60"], [b"", b"\x45"], [b"\x00\x00\x00\x02"], [b"", b"\x02\x00\x00\x00\x60\x00"]):
+        check(frames, link_type)
+
+
+def test_the_last_bytes_of_the_buffer_are_read(monkeypatch):
+    """Uncommon frames at its very end, fields of all sizes up to the last byte."""
+    monkeypatch.setattr("device_agent.flows.columnar.headers._FEW", 0)
+    for frame in samples():
+        for cut in (0, 1, 2, 3):
+            check([b"", frame[: len(frame) - cut]], 1, [0, len(frame)])
+            check([b"", frame[: 14 + 20 + 16 - cut]], 1, [0, len(frame)])
