@@ -25,10 +25,11 @@ def flow_ids(words: npt.ArrayLike) -> U64:
         VLAN tags as in ``packets.Packet``; and the flow's first microsecond.
     """
     columns = np.asarray(words, dtype=np.uint64)
-    left = np.zeros(columns.shape[1], dtype=np.uint64)
-    right = np.full(columns.shape[1], GOLDEN)
+    chains = np.zeros((2, columns.shape[1]), dtype=np.uint64)
+    chains[1] = GOLDEN
     for word in columns:
-        left = splitmix64(left ^ word)
-        right = splitmix64(right + word)
-    ids: U64 = (left ^ right) >> np.uint64(1)
+        chains[0] ^= word
+        chains[1] += word
+        chains = splitmix64(chains)
+    ids: U64 = (chains[0] ^ chains[1]) >> np.uint64(1)
     return ids
