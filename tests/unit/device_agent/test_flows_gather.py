@@ -34,9 +34,10 @@ class Fed:
         return self.inner.counters
 
 
-@pytest.mark.parametrize("size", [1, 7, 64, 1_000, 5_000])
-def test_all_records_in_the_end(size):
-    stream = long_stream(3, 3_000, in_order=False)
+@pytest.mark.parametrize("size", [3, 64, 1_000])
+def test_all_records_in_the_end(size, monkeypatch):
+    monkeypatch.setattr(gather, "ENOUGH", 100)
+    stream = long_stream(3, 600, in_order=False)
     alone, gathered = ColumnarMeter(LIMITS), Gathered(ColumnarMeter(LIMITS))
     want, got = [], []
     for start in range(0, len(stream), size):
