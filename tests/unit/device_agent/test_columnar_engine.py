@@ -10,7 +10,7 @@ from device_agent.flows.columnar.engine import ColumnarMeter
 from device_agent.flows.columnar.export import deviation
 from device_agent.flows.meter import AFTER_TCP_END, FlowMeter, MeterSettings
 from tests.property.packet_streams import assert_same_records
-from tests.unit.device_agent.frames import A, B, batch, ethernet, ipv4, tcp
+from tests.unit.device_agent.frames import A, B, batch, ethernet, ipv4, tcp, udp
 
 ACK, FIN_ACK, RST, SYN, SYN_ACK = 0x10, 0x11, 0x04, 0x02, 0x12
 
@@ -90,3 +90,15 @@ def test_a_flow_without_tcp_state_is_answered_behind_a_reset():
     assert_same_records(*records)
     failed = records[0].features[:, INDEX["initiator_failed"]]
     assert failed.tolist() == [0.0, 0.0]
+
+
+@pytest.mark.parametrize("most_reserved", [131_072, 1_024, 2_048])
+def test_flows_live_on_while_the_table_grows(most_reserved, monkeypatch):
+    """Within the space set aside, beyond it, and out of it."""
+    monkeypatch.setattr("device_agent.flows.columnar.flows._MOST_RESERVED", most_reserved)
+    reference, meter = FlowMeter(), ColumnarMeter()
+    for second, n in enumerate((500, 1_500, 4_000)):
+        packets = batch([(second + i * 1e-5, udp(sport=10_000 + i, payload=b"x" * second)) for i in range(n)])
+        assert_same_records(reference.feed(packets), meter.feed(packets))
+    assert len(meter._table.flows) >= 4_000
+    assert_same_records(reference.flush(), meter.flush())

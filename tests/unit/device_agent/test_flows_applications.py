@@ -284,3 +284,12 @@ def test_heads_hold_all_that_the_dissector_reads(kind):
         said.add(reads.dissect(kind, one))
         assert reads.dissect(kind, one) == reads.dissect(kind, two), head
     assert len(said) > 1
+
+
+def test_bytes_behind_a_short_payload_are_not_of_its_head():
+    """What follows it in the buffer, the next frame, begins as the longer payload goes on."""
+    short, whole = (udp(dport=5_683, payload=payload) for payload in (b"\x40\x01", b"\x40\x01\x02\x00"))
+    frames = [(0.001 * i, frame) for i, frame in enumerate([whole] * 20 + [short] * 20 + [whole] * 20)]
+    flows, totals = run(ColumnarMeter, frames, dissector=ScapyDissector())
+    assert (totals.dissected, totals.malformed) == (60, 20)
+    assert column(flows, "coap_request_pkts") == [40]
