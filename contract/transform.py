@@ -13,8 +13,9 @@ _CEILING = np.array([f.ceiling for f in FEATURES], dtype=np.float64)
 _SCALE = SPAN / np.where(_LOG, np.log1p(_PER_UNIT * _CEILING), np.log(2.0))
 
 _ROWS = 64
-_CEILINGS, _PER_UNITS, _SCALES = (np.tile(column, _ROWS) for column in (_CEILING, _PER_UNIT, _SCALE))
-"""The constants of this many rows: NumPy takes longer to repeat a short array than to read a long one."""
+_CONSTANTS = tuple(np.tile(column, _ROWS) for column in (_CEILING, _PER_UNIT, _SCALE))
+"""Of this many rows: NumPy takes longer to repeat a short array than to read a long one."""
+_CHUNK = _ROWS * N_FEATURES
 _NOT_FINITE = np.float64(np.inf).view(np.uint64)
 
 
@@ -47,14 +48,15 @@ def to_model_input(raw: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.float32
     raw, repaired = _repaired(np.ascontiguousarray(raw, dtype=np.float64))
     x = np.empty(raw.shape, dtype=np.float32)
     given, wanted = raw.reshape(-1), x.reshape(-1)
-    for start in range(0, given.size, _CEILINGS.size):
-        part = given[start : start + _CEILINGS.size]
-        values = np.minimum(part, _CEILINGS[: part.size])
-        values *= _PER_UNITS[: part.size]
+    for start in range(0, given.size, _CHUNK):
+        part = given[start : start + _CHUNK]
+        ceilings, per_units, scales = _CONSTANTS if part.size == _CHUNK else (c[: part.size] for c in _CONSTANTS)
+        values = np.minimum(part, ceilings)
+        values *= per_units
         values += 1.0
         # Float64 up to the last step: its logarithm rounds to the same float32 everywhere, that of float32 does not.
         np.log(values, out=values)
-        values *= _SCALES[: part.size]
+        values *= scales
         wanted[start : start + part.size] = values
     return x, repaired
 

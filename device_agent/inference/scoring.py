@@ -86,7 +86,7 @@ class ScoringPlan:
         by_class -= np.maximum.reduce(by_class, axis=0)
         np.exp(by_class, out=by_class)
         by_class /= np.dot(self._ones, by_class)
-        return np.ascontiguousarray(by_class.T)
+        return by_class.T
 
 
 def _with_bias(weight: Real, bias: Real, *, carry: bool) -> Real:
