@@ -12,7 +12,7 @@ from contract.taxonomy import BENIGN_INDEX, N_CLASSES
 from device_agent.detection.calibration import MIN_ROWS, UNCALIBRATED, Calibration, calibrate
 from device_agent.detection.detector import Detector, decide
 from device_agent.detection.profile import BenignProfile
-from device_agent.events import ChooseModel
+from device_agent.effects import ChooseModel
 from device_agent.inference.engine import Engine, Floats
 from device_agent.ladder import Losses, row_losses
 from device_agent.rungs import ORDER, Climb, Held, Step, climb

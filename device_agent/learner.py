@@ -10,7 +10,7 @@ from contract.canonical import canonical_json, sha256_hex
 from contract.messages import ModelUpdate, RoundTask
 from contract.model import ModelSpec
 from device_agent.encoding import ErrorFeedback
-from device_agent.events import Job
+from device_agent.facts import Job
 from device_agent.inference.engine import Engine, Floats
 from device_agent.labels.source import Source
 from device_agent.rounds import fingerprint

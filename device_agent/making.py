@@ -12,7 +12,8 @@ from collections.abc import Container
 from dataclasses import dataclass, replace
 
 from contract.model import ModelId
-from device_agent.events import Facts, Job, JobKind, RowsCounted
+from device_agent.events import RowsCounted
+from device_agent.facts import Facts, Job, JobKind
 from device_agent.ladder import MIN_CLASS_ROWS, MIN_ROWS
 from device_agent.rungs import KEEP_ROUNDS
 

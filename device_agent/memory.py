@@ -10,7 +10,7 @@ from contract.model import ModelId, ModelSpec, ReleaseManifest, Role, weights_di
 from device_agent.alert_file import AlertFile
 from device_agent.config import AgentConfig
 from device_agent.detection.calibration import Calibration
-from device_agent.events import Facts
+from device_agent.facts import Facts
 from device_agent.inference.engine import Floats
 from device_agent.store.blobs import BlobStore
 from device_agent.store.database import Database

@@ -21,8 +21,7 @@ from contract.topics import (
     UPDATE,
 )
 from device_agent.choosing import Chosen, calibrated, choose_detector, score_exam, self_check
-from device_agent.encoding import ErrorFeedback
-from device_agent.events import (
+from device_agent.effects import (
     AdoptLocal,
     AnnounceDevice,
     ApplyMarks,
@@ -33,17 +32,13 @@ from device_agent.events import (
     DropModel,
     Effect,
     Evaluate,
-    Event,
     HoldModel,
     KeepRung,
     KeepSketch,
-    ModelChosen,
-    ModelUnfit,
     PublishStatus,
     Refuse,
     ReportLosses,
     ResendUpdate,
-    RungMade,
     SaveFacts,
     SendSignature,
     SendUpdate,
@@ -51,9 +46,10 @@ from device_agent.events import (
     StartTraining,
     SubscribeModel,
     SwapModel,
-    TrainingFailed,
     UnsubscribeModel,
 )
+from device_agent.encoding import ErrorFeedback
+from device_agent.events import Event, ModelChosen, ModelUnfit, RungMade, TrainingFailed
 from device_agent.labels.marks import Mask
 from device_agent.labels.source import Source
 from device_agent.learner import Outcome, make_update

@@ -4,7 +4,8 @@ from collections.abc import Container
 from dataclasses import replace
 
 from contract.messages import EvaluationRequest
-from device_agent.events import Effect, Facts, Refuse, ReportLosses
+from device_agent.effects import Effect, Refuse, ReportLosses
+from device_agent.facts import Facts
 
 PATIENCE_S = 600.0
 """How long a model that is asked about is waited for."""

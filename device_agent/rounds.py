@@ -12,7 +12,8 @@ Rules
 
 from contract.canonical import canonical_json, sha256_hex
 from contract.messages import RoundTask, TrainTarget
-from device_agent.events import CancelTraining, Effect, Job, JobKind, Refuse, SendUpdate, StartTraining
+from device_agent.effects import CancelTraining, Effect, Refuse, SendUpdate, StartTraining
+from device_agent.facts import Job, JobKind
 
 LOCAL_TRAINING_S = 120.0
 """Longest wall time of the device's own training."""

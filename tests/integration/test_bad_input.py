@@ -12,7 +12,9 @@ from contract.canonical import sha256_hex
 from contract.messages import Assignment
 from contract.model import DEFAULT_SPEC, ArtifactManifest, ModelId, ModelSpec, weights_digest, weights_to_bytes
 from contract.topics import RELEASE
+from device_agent import effects as f
 from device_agent import events as e
+from device_agent import facts as k
 from device_agent.config import parse_config
 from device_agent.detection.calibration import Calibration
 from device_agent.inbound import Reader
@@ -31,7 +33,7 @@ def machine():
     factory = ModelId(role="factory", digest="f" * 64)
     made = AgentMachine(
         MachineSettings("cam-1", DEFAULT_SPEC.spec_id, factory),
-        e.Facts(active=ACTIVE, locally_trained=True),
+        k.Facts(active=ACTIVE, locally_trained=True),
         held={factory.digest: factory, ACTIVE.digest: ACTIVE},
     )
     wanted = Assignment(
@@ -65,10 +67,10 @@ def test_a_bad_release_is_refused_and_the_active_model_stays(found, reason):
     core, reader = machine(), Reader(DEFAULT_SPEC, RING)
     event = reader.read(RELEASE.of(digest=found.manifest.weights_digest), codec.encode(found))
     effects = core.handle(event, 1.0)
-    assert e.Refuse(reason) in effects
+    assert f.Refuse(reason) in effects
     assert core.active == ACTIVE
     assert GOOD not in core.held
-    assert not [x for x in effects if isinstance(x, e.SwapModel | e.HoldModel | e.DropModel)]
+    assert not [x for x in effects if isinstance(x, f.SwapModel | f.HoldModel | f.DropModel)]
     assert reader.staged == {}
 
 
@@ -171,7 +173,7 @@ def lived(tmp_path):
     memory = Memory(config(tmp_path), DEFAULT_SPEC)
     held = HeldModel(release().manifest, WEIGHTS)
     memory.state.keep_model(held)
-    memory.save_facts(e.Facts(active=model_id(held)))
+    memory.save_facts(k.Facts(active=model_id(held)))
     memory.save_calibration(held.digest, Calibration(0.7, 1.0, 100, 60.0, 1.0))
     memory.close()
     return config(tmp_path), model_id(held)

@@ -9,7 +9,7 @@ import pytest
 from contract.initial import initial_theta
 from contract.messages import RoundTask, TrainTarget
 from contract.model import DEFAULT_SPEC, weights_digest
-from device_agent.events import Job
+from device_agent.facts import Job
 from device_agent.learner import Learner, Outcome
 from device_agent.samples.pool import Rows
 from device_agent.store.state import StateStore

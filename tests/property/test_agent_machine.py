@@ -9,7 +9,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from contract.messages import Assignment, EvaluationRequest, GatewayState, Receipt, RoundTask, RunCommand, TrainTarget
 from contract.model import DEFAULT_SPEC, ModelId, ReleaseManifest
+from device_agent import effects as f
 from device_agent import events as e
+from device_agent import facts as k
 from device_agent.machine import AgentMachine, MachineSettings
 
 ME = "cam-1"
@@ -65,7 +67,7 @@ class AgentHistory(RuleBasedStateMachine):
         self.now = 0.0
         self.machine = AgentMachine(
             MachineSettings(ME, SPEC, FACTORY, accept_marks=True, min_benign_rows=MIN_ROWS),
-            e.Facts(),
+            k.Facts(),
             held={FACTORY.digest: FACTORY},
         )
         self.online = False
@@ -87,7 +89,7 @@ class AgentHistory(RuleBasedStateMachine):
         self.signatures = []
         self.evaluated = []
         self.commands_sent = set()
-        self.saved = e.Facts()
+        self.saved = k.Facts()
         self.benign = 0
         self.attacks = 0
         self.rungs = {}
@@ -105,23 +107,23 @@ class AgentHistory(RuleBasedStateMachine):
 
     def perform(self, effect, cause):  # one branch per kind of effect
         match effect:
-            case e.SubscribeModel(digest):
+            case f.SubscribeModel(digest):
                 assert digest not in self.held, "a model that is held is fetched again"
                 self.subscribed.add(digest)
-            case e.UnsubscribeModel(digest):
+            case f.UnsubscribeModel(digest):
                 self.subscribed.discard(digest)
-            case e.HoldModel(digest):
+            case f.HoldModel(digest):
                 assert isinstance(cause, e.ReleaseReceived)
                 assert cause.manifest is not None
                 assert cause.digest == digest
                 assert digest in self.verified, "held without verification"
                 self.held.add(digest)
-            case e.DropModel(digest):
+            case f.DropModel(digest):
                 assert digest in self.held
                 assert digest != self.active.digest, "the model in use was dropped"
                 assert digest != FACTORY.digest, "the factory model was dropped"
                 self.held.discard(digest)
-            case e.StartTraining(job, seconds_left):
+            case f.StartTraining(job, seconds_left):
                 assert self.job is None, "two jobs at once"
                 assert job.base in self.held, "training from a model that is not here"
                 if job.task is not None:
@@ -135,50 +137,50 @@ class AgentHistory(RuleBasedStateMachine):
                     assert job.kind != "first" or self.active == FACTORY
                     assert job.kind in {"first", "sketch"} or self.attacks >= 5, "a rung that nothing can judge"
                 self.job = job
-            case e.CancelTraining(job_key):
+            case f.CancelTraining(job_key):
                 assert self.job is not None
                 assert self.job.key == job_key
                 self.job = None
-            case e.SendUpdate(job):
+            case f.SendUpdate(job):
                 assert isinstance(cause, e.TrainingFinished)
                 assert cause.job_key == job.key
                 self.updates_sent.append((job.task, job.update_id))
                 self.outbox.add(job.update_id)
-            case e.ResendUpdate(update_id):
+            case f.ResendUpdate(update_id):
                 assert update_id in self.outbox, "an update that is not waiting is sent again"
-            case e.SettleUpdate(update_id):
+            case f.SettleUpdate(update_id):
                 assert isinstance(cause, e.ReceiptReceived)
                 assert cause.receipt.key == update_id
                 self.outbox.remove(update_id)
-            case e.AdoptLocal(job):
+            case f.AdoptLocal(job):
                 assert job.task is None
                 self.choice = effect
-            case e.ChooseModel():
+            case f.ChooseModel():
                 for candidate in (effect.fallback, effect.expert, *effect.rungs):
                     assert candidate is None or candidate.digest in self.held
                 self.choice = effect
-            case e.KeepRung(job):
+            case f.KeepRung(job):
                 assert isinstance(cause, e.TrainingFinished)
                 self.rung_waits = job
-            case e.ReportLosses(request, refusal):
+            case f.ReportLosses(request, refusal):
                 assert refusal or {m.digest for m in request.models} <= self.held
                 self.answered.append(request.request)
-            case e.SwapModel(active):
+            case f.SwapModel(active):
                 assert isinstance(cause, e.ModelChosen), "a swap without a check"
                 assert active == cause.active
                 assert active.role == "factory" or active.digest in self.held, "a swap to a model that is gone"
                 self.active = active
                 self.held.add(active.digest)
-            case e.SendSignature(sequence):
+            case f.SendSignature(sequence):
                 assert self.online
                 assert self.machine.settings.min_benign_rows <= self.benign
                 assert not self.signatures or sequence > self.signatures[-1]
                 self.signatures.append(sequence)
-            case e.Evaluate(run_id):
+            case f.Evaluate(run_id):
                 self.evaluated.append(run_id)
-            case e.SaveFacts(facts):
+            case f.SaveFacts(facts):
                 self.saved = facts
-            case e.AnnounceDevice():
+            case f.AnnounceDevice():
                 assert isinstance(cause, e.Connected)
             case _:
                 pass
@@ -190,8 +192,8 @@ class AgentHistory(RuleBasedStateMachine):
         self.online = True
         self.subscribed.clear()
         kinds = [type(effect) for effect in self.send(e.Connected())]
-        assert e.AnnounceDevice in kinds
-        assert e.PublishStatus in kinds
+        assert f.AnnounceDevice in kinds
+        assert f.PublishStatus in kinds
 
     @precondition(lambda self: self.online)
     @rule()
@@ -230,7 +232,7 @@ class AgentHistory(RuleBasedStateMachine):
         before = (self.task, self.job)
         effects = self.send(e.TaskReceived(task))
         assert (self.task, self.job) == before
-        resent = {x.update_id for x in effects if isinstance(x, e.ResendUpdate)}
+        resent = {x.update_id for x in effects if isinstance(x, f.ResendUpdate)}
         assert resent == ids & self.outbox, "an update that waits is sent again, one that was answered is not"
 
     def give(self, task):
@@ -245,10 +247,10 @@ class AgentHistory(RuleBasedStateMachine):
         before = self.job
         effects = self.send(e.TaskReceived(task))
         if not mine or (older and not done):
-            assert any(isinstance(x, e.Refuse) for x in effects)
+            assert any(isinstance(x, f.Refuse) for x in effects)
             assert self.job == before
         if same or done:
-            assert not any(isinstance(x, e.StartTraining | e.CancelTraining) for x in effects)
+            assert not any(isinstance(x, f.StartTraining | f.CancelTraining) for x in effects)
 
     @rule()
     def task_cleared(self):
@@ -309,7 +311,7 @@ class AgentHistory(RuleBasedStateMachine):
     def late_training_answer(self):
         before = list(self.updates_sent)
         effects = self.send(e.TrainingFinished("job-0"))
-        assert e.Refuse("training-late", "own") in effects
+        assert f.Refuse("training-late", "own") in effects
         assert self.updates_sent == before
 
     @precondition(lambda self: self.outbox)
@@ -346,7 +348,7 @@ class AgentHistory(RuleBasedStateMachine):
         effects = self.send(e.AssignmentReceived(assignment))
         if not taken:
             assert (self.active, self.held, self.subscribed, self.choice) == before
-            assert assignment == newest or any(isinstance(x, e.Refuse) for x in effects)
+            assert assignment == newest or any(isinstance(x, f.Refuse) for x in effects)
 
     @precondition(lambda self: self.online)
     @rule(digest=st.sampled_from(DIGESTS), good=st.sampled_from([True, True, True, False]))
@@ -358,7 +360,7 @@ class AgentHistory(RuleBasedStateMachine):
             self.send(e.ReleaseReceived(digest, manifest(digest)))
         else:
             effects = self.send(e.ReleaseReceived(digest, None, "trust-bad-signature"))
-            assert e.Refuse("trust-bad-signature") in effects
+            assert f.Refuse("trust-bad-signature") in effects
             # A question that ends with it may let go of the other models it asked for.
             assert self.held <= held
         assert self.active == active, "a release alone changed the model in use"
@@ -367,7 +369,7 @@ class AgentHistory(RuleBasedStateMachine):
     @rule(fit=st.sampled_from([True, True, False]))
     def choice_answered(self, fit):
         choice, self.choice = self.choice, None
-        if isinstance(choice, e.AdoptLocal):
+        if isinstance(choice, f.AdoptLocal):
             own = ModelId(role="factory", digest="a" * 64)
             answer = (
                 e.ModelChosen(choice.request, own) if fit else e.ModelUnfit(choice.request, own.digest, "self-check")

@@ -8,7 +8,7 @@ from contract.model import DEFAULT_SPEC, ModelId, weights_digest
 from contract.taxonomy import CLASS_INDEX, N_CLASSES
 from device_agent.choosing import Evidence, calibrated, choose_detector, score_exam, self_check
 from device_agent.detection.calibration import UNCALIBRATED
-from device_agent.events import ChooseModel
+from device_agent.effects import ChooseModel
 from device_agent.inference.numpy_engine import NumpyEngine
 from device_agent.samples.pool import Rows
 from device_agent.samples.split import SplitSettings

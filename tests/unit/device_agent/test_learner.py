@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from contract.messages import TrainTarget
-from device_agent.events import Job
+from device_agent.facts import Job
 from device_agent.learner import protect, train_settings
 from tests.unit.gateway.builders import task
 

@@ -17,7 +17,9 @@ from contract.messages import (
     Verdict,
 )
 from contract.model import DEFAULT_SPEC, ModelId, ReleaseManifest
+from device_agent import effects as f
 from device_agent import events as e
+from device_agent import facts as k
 from device_agent.machine import AgentMachine, MachineSettings
 from device_agent.rounds import LOCAL_TRAINING_S
 
@@ -30,7 +32,7 @@ EXPERT = ModelId(role="expert", family_id="family-1", digest="2" * 64)
 def machine(facts=None, *, held=(), waiting=(), **settings):
     models = {FACTORY.digest: FACTORY} | {m.digest: m for m in held}
     made = MachineSettings(ME, SPEC, FACTORY, **{"accept_marks": True, "min_benign_rows": 100} | settings)
-    return AgentMachine(made, facts or e.Facts(), held=models, waiting_updates=frozenset(waiting))
+    return AgentMachine(made, facts or k.Facts(), held=models, waiting_updates=frozenset(waiting))
 
 
 def task(number=1, base=FACTORY, **changes):
@@ -90,7 +92,7 @@ def the(kind, effects):
 
 
 def test_a_task_whose_base_is_held_starts_at_once_with_the_time_that_is_left():
-    start = the(e.StartTraining, machine().handle(e.TaskReceived(task()), 10.0))
+    start = the(f.StartTraining, machine().handle(e.TaskReceived(task()), 10.0))
     assert start.job.base == FACTORY.digest
     assert start.seconds_left == 60.0
 
@@ -98,12 +100,12 @@ def test_a_task_whose_base_is_held_starts_at_once_with_the_time_that_is_left():
 def test_a_task_whose_base_is_missing_fetches_it_first():
     core = machine()
     effects = core.handle(e.TaskReceived(task(base=FALLBACK)), 0.0)
-    assert e.SubscribeModel(FALLBACK.digest) in effects
+    assert f.SubscribeModel(FALLBACK.digest) in effects
     assert "StartTraining" not in kinds(effects)
     effects = core.handle(release(FALLBACK), 7.0)
     assert kinds(effects)[:2] == ["HoldModel", "StartTraining"]
-    assert the(e.StartTraining, effects).seconds_left == 53.0
-    assert e.UnsubscribeModel(FALLBACK.digest) in effects
+    assert the(f.StartTraining, effects).seconds_left == 53.0
+    assert f.UnsubscribeModel(FALLBACK.digest) in effects
 
 
 def test_two_targets_are_trained_one_after_the_other_and_the_task_is_remembered():
@@ -112,31 +114,31 @@ def test_two_targets_are_trained_one_after_the_other_and_the_task_is_remembered(
         TrainTarget(role="expert", family_id="family-1", base=FACTORY.digest),
     )
     core = machine()
-    first = the(e.StartTraining, core.handle(e.TaskReceived(task(targets=targets)), 0.0)).job
+    first = the(f.StartTraining, core.handle(e.TaskReceived(task(targets=targets)), 0.0)).job
     effects = core.handle(e.TrainingFinished(first.key), 1.0)
     assert kinds(effects)[:2] == ["SendUpdate", "StartTraining"]
-    second = the(e.StartTraining, effects).job
+    second = the(f.StartTraining, effects).job
     effects = core.handle(e.TrainingFinished(second.key), 2.0)
-    assert the(e.SendUpdate, effects).job.update_id == f"round-000001-{ME}-expert"
-    assert len(the(e.SaveFacts, effects).facts.trained) == 1
+    assert the(f.SendUpdate, effects).job.update_id == f"round-000001-{ME}-expert"
+    assert len(the(f.SaveFacts, effects).facts.trained) == 1
 
 
 def test_the_same_task_again_sends_the_waiting_update_again_and_nothing_else():
     core = machine()
-    job = the(e.StartTraining, core.handle(e.TaskReceived(task()), 0.0)).job
+    job = the(f.StartTraining, core.handle(e.TaskReceived(task()), 0.0)).job
     assert core.handle(e.TaskReceived(task()), 0.5) == []
     core.handle(e.TrainingFinished(job.key), 1.0)
-    assert core.handle(e.TaskReceived(task()), 2.0) == [e.ResendUpdate(job.update_id)]
+    assert core.handle(e.TaskReceived(task()), 2.0) == [f.ResendUpdate(job.update_id)]
     core.handle(e.ReceiptReceived(Receipt(device_id=ME, key=job.update_id, accepted=True, reason="stored")), 3.0)
     assert core.handle(e.TaskReceived(task()), 4.0) == []
 
 
 def test_the_same_round_number_with_another_base_is_another_task():
     core = machine()
-    job = the(e.StartTraining, core.handle(e.TaskReceived(task()), 0.0)).job
+    job = the(f.StartTraining, core.handle(e.TaskReceived(task()), 0.0)).job
     core.handle(e.TrainingFinished(job.key), 1.0)
     core.handle(e.TaskReceived(task(base=FALLBACK)), 2.0)
-    assert the(e.StartTraining, core.handle(release(FALLBACK), 3.0)).job.base == FALLBACK.digest
+    assert the(f.StartTraining, core.handle(release(FALLBACK), 3.0)).job.base == FALLBACK.digest
 
 
 @pytest.mark.parametrize(
@@ -144,38 +146,38 @@ def test_the_same_round_number_with_another_base_is_another_task():
     [({"device_id": "cam-2"}, "task-other-device"), ({"spec_id": "0" * 64}, "task-spec")],
 )
 def test_a_task_that_is_not_ours_is_refused(change, reason):
-    assert machine().handle(e.TaskReceived(task(**change)), 0.0)[0] == e.Refuse(reason)
+    assert machine().handle(e.TaskReceived(task(**change)), 0.0)[0] == f.Refuse(reason)
 
 
 def test_an_older_round_does_not_displace_a_newer_one():
     core = machine()
     core.handle(e.TaskReceived(task(5)), 0.0)
-    assert core.handle(e.TaskReceived(task(4)), 1.0) == [e.Refuse("task-older")]
+    assert core.handle(e.TaskReceived(task(4)), 1.0) == [f.Refuse("task-older")]
 
 
 @pytest.mark.parametrize("end", ["cleared", "superseded", "deadline"])
 def test_a_task_that_is_over_cancels_its_job(end):
     core = machine()
-    job = the(e.StartTraining, core.handle(e.TaskReceived(task(1)), 0.0)).job
+    job = the(f.StartTraining, core.handle(e.TaskReceived(task(1)), 0.0)).job
     if end == "cleared":
         effects = core.handle(e.TaskCleared(), 1.0)
     elif end == "superseded":
         effects = core.handle(e.TaskReceived(task(2)), 1.0)
-        assert the(e.StartTraining, effects).job.task.round_number == 2
+        assert the(f.StartTraining, effects).job.task.round_number == 2
     else:
         assert core.handle(e.Ticked(), 59.9) == []
         effects = core.handle(e.Ticked(), 60.0)
-        assert e.Refuse("task-deadline", "own") in effects
-    assert e.CancelTraining(job.key) in effects
-    assert e.Refuse("training-late", "own") in core.handle(e.TrainingFinished(job.key), 61.0)
+        assert f.Refuse("task-deadline", "own") in effects
+    assert f.CancelTraining(job.key) in effects
+    assert f.Refuse("training-late", "own") in core.handle(e.TrainingFinished(job.key), 61.0)
 
 
 def test_a_failed_training_is_counted_and_the_task_may_come_again():
     core = machine()
-    job = the(e.StartTraining, core.handle(e.TaskReceived(task()), 0.0)).job
+    job = the(f.StartTraining, core.handle(e.TaskReceived(task()), 0.0)).job
     effects = core.handle(e.TrainingFailed(job.key, "training-worker-died"), 1.0)
-    assert e.Refuse("training-worker-died", "own") in effects
-    assert e.DeclineTask("round-000001", "training-worker-died") in effects
+    assert f.Refuse("training-worker-died", "own") in effects
+    assert f.DeclineTask("round-000001", "training-worker-died") in effects
     assert "StartTraining" in kinds(core.handle(e.TaskReceived(task()), 2.0))
 
 
@@ -186,12 +188,12 @@ def test_a_task_is_declined_once_when_its_last_target_is_over_and_one_failed():
         TrainTarget(role="fallback", base=FACTORY.digest),
         TrainTarget(role="expert", family_id="family-1", base=FALLBACK.digest),
     )
-    first = the(e.StartTraining, core.handle(e.TaskReceived(task(targets=targets)), 0.0)).job
+    first = the(f.StartTraining, core.handle(e.TaskReceived(task(targets=targets)), 0.0)).job
     effects = core.handle(e.TrainingFailed(first.key, "training-no-rows"), 1.0)
     assert "DeclineTask" not in kinds(effects)
-    effects = core.handle(e.TrainingFinished(the(e.StartTraining, effects).job.key), 2.0)
+    effects = core.handle(e.TrainingFinished(the(f.StartTraining, effects).job.key), 2.0)
     assert kinds(effects).index("SendUpdate") < kinds(effects).index("DeclineTask")
-    assert the(e.DeclineTask, effects).reason == "training-no-rows"
+    assert the(f.DeclineTask, effects).reason == "training-no-rows"
 
 
 @pytest.mark.parametrize("known_before", [True, False])
@@ -205,43 +207,43 @@ def test_a_task_from_a_base_that_cannot_be_trusted_is_declined(known_before):
     else:
         assert "DeclineTask" not in kinds(core.handle(e.TaskReceived(task(base=FALLBACK)), 1.0))
         effects = core.handle(e.ReleaseReceived(FALLBACK.digest, None, "signature"), 2.0)
-    assert the(e.DeclineTask, effects) == e.DeclineTask("round-000001", "base-refused")
+    assert the(f.DeclineTask, effects) == f.DeclineTask("round-000001", "base-refused")
     assert core.desk.task is None
 
 
 def test_expert_and_fallback_are_fetched_compared_and_swapped_after_the_check():
     core = machine()
     effects = core.handle(e.AssignmentReceived(assignment(expert=EXPERT)), 0.0)
-    assert {x.digest for x in effects if isinstance(x, e.SubscribeModel)} == {FALLBACK.digest, EXPERT.digest}
+    assert {x.digest for x in effects if isinstance(x, f.SubscribeModel)} == {FALLBACK.digest, EXPERT.digest}
     assert "ChooseModel" not in kinds(core.handle(release(FALLBACK), 1.0))
-    choose = the(e.ChooseModel, core.handle(release(EXPERT), 2.0))
+    choose = the(f.ChooseModel, core.handle(release(EXPERT), 2.0))
     assert (choose.fallback, choose.expert) == (FALLBACK, EXPERT)
     assert core.active == FACTORY
     effects = core.handle(e.ModelChosen(choose.request, EXPERT), 3.0)
-    assert the(e.SwapModel, effects) == e.SwapModel(EXPERT, choose.request, 1)
-    assert the(e.SaveFacts, effects).facts.active == EXPERT
+    assert the(f.SwapModel, effects) == f.SwapModel(EXPERT, choose.request, 1)
+    assert the(f.SaveFacts, effects).facts.active == EXPERT
 
 
 def test_a_refused_release_leaves_the_other_one_to_serve():
     core = machine()
     core.handle(e.AssignmentReceived(assignment(expert=EXPERT)), 0.0)
-    assert e.Refuse("trust-unknown-key") in core.handle(
+    assert f.Refuse("trust-unknown-key") in core.handle(
         e.ReleaseReceived(EXPERT.digest, None, "trust-unknown-key"), 1.0
     )
     assert core.active == FACTORY
-    choose = the(e.ChooseModel, core.handle(release(FALLBACK), 2.0))
+    choose = the(f.ChooseModel, core.handle(release(FALLBACK), 2.0))
     assert (choose.fallback, choose.expert) == (FALLBACK, None)
     core.handle(e.ModelChosen(choose.request, FALLBACK), 3.0)
-    choose = the(e.ChooseModel, core.handle(release(EXPERT), 4.0))
+    choose = the(f.ChooseModel, core.handle(release(EXPERT), 4.0))
     assert choose.expert == EXPERT, "a good copy that comes later is taken"
 
 
 def test_a_candidate_that_fails_its_self_check_is_left_out():
     core = machine(held=[FALLBACK, EXPERT])
-    choose = the(e.ChooseModel, core.handle(e.AssignmentReceived(assignment(expert=EXPERT)), 0.0))
+    choose = the(f.ChooseModel, core.handle(e.AssignmentReceived(assignment(expert=EXPERT)), 0.0))
     effects = core.handle(e.ModelUnfit(choose.request, EXPERT.digest, "self-check-not-finite"), 1.0)
-    assert e.Refuse("self-check-not-finite", "own") in effects
-    assert the(e.ChooseModel, effects).expert is None
+    assert f.Refuse("self-check-not-finite", "own") in effects
+    assert the(f.ChooseModel, effects).expert is None
     assert core.active == FACTORY
 
 
@@ -249,15 +251,15 @@ def test_an_expert_of_another_family_is_not_used():
     core = machine(held=[FALLBACK, EXPERT])
     wrong = EXPERT.model_copy(update={"family_id": "family-2"})
     effects = core.handle(e.AssignmentReceived(assignment(expert=wrong)), 0.0)
-    assert e.Refuse("release-other-family") in effects
-    assert the(e.ChooseModel, effects).expert is None
+    assert f.Refuse("release-other-family") in effects
+    assert the(f.ChooseModel, effects).expert is None
 
 
 def test_a_newer_assignment_voids_a_choice_that_is_under_way():
     core = machine(held=[FALLBACK])
-    choose = the(e.ChooseModel, core.handle(e.AssignmentReceived(assignment()), 0.0))
+    choose = the(f.ChooseModel, core.handle(e.AssignmentReceived(assignment()), 0.0))
     core.handle(e.AssignmentReceived(assignment(2, fallback=EXPERT.model_copy(update={"digest": "9" * 64}))), 1.0)
-    assert core.handle(e.ModelChosen(choose.request, FALLBACK), 2.0) == [e.Refuse("choice-late", "own")]
+    assert core.handle(e.ModelChosen(choose.request, FALLBACK), 2.0) == [f.Refuse("choice-late", "own")]
     assert core.active == FACTORY
 
 
@@ -277,7 +279,7 @@ def test_assignments_that_are_refused(change, reason):
             assignment(3, **change) if "version" not in change else assignment(3).model_copy(update=change)
         ),
         1.0,
-    ) == [e.Refuse(reason)]
+    ) == [f.Refuse(reason)]
 
 
 def of_epoch(number, version):
@@ -288,12 +290,12 @@ def of_epoch(number, version):
 def test_a_gateway_that_lost_its_store_is_followed_although_its_versions_start_over():
     core = machine(held=[FALLBACK])
     core.handle(e.AssignmentReceived(of_epoch(100, 40)), 0.0)
-    assert e.Refuse("assignment-older") in core.handle(e.AssignmentReceived(of_epoch(100, 39)), 1.0)
-    the(e.ChooseModel, core.handle(e.AssignmentReceived(of_epoch(200, 1)), 2.0))
+    assert f.Refuse("assignment-older") in core.handle(e.AssignmentReceived(of_epoch(100, 39)), 1.0)
+    the(f.ChooseModel, core.handle(e.AssignmentReceived(of_epoch(200, 1)), 2.0))
     assert core.facts.assignment.version == 1
     # What the old store said is over, and so is what a gateway without epochs says.
-    assert e.Refuse("assignment-older-epoch") in core.handle(e.AssignmentReceived(of_epoch(100, 41)), 3.0)
-    assert e.Refuse("assignment-older-epoch") in core.handle(e.AssignmentReceived(assignment(99)), 4.0)
+    assert f.Refuse("assignment-older-epoch") in core.handle(e.AssignmentReceived(of_epoch(100, 41)), 3.0)
+    assert f.Refuse("assignment-older-epoch") in core.handle(e.AssignmentReceived(assignment(99)), 4.0)
 
 
 def test_the_same_assignment_again_does_nothing():
@@ -303,21 +305,21 @@ def test_the_same_assignment_again_does_nothing():
 
 
 def test_models_that_nobody_wants_any_more_are_dropped_but_not_the_one_in_use():
-    core = machine(held=[FALLBACK, EXPERT], facts=e.Facts(active=FALLBACK))
+    core = machine(held=[FALLBACK, EXPERT], facts=k.Facts(active=FALLBACK))
     effects = core.handle(e.Ticked(), 0.0)
-    assert e.DropModel(EXPERT.digest) in effects
+    assert f.DropModel(EXPERT.digest) in effects
     assert set(core.held) == {FACTORY.digest, FALLBACK.digest}
 
 
 def test_enough_baseline_rows_train_the_devices_own_model_once():
     core = machine()
     assert "StartTraining" not in kinds(core.handle(e.RowsCounted(150, 150, 40, baseline_open=True), 0.0))
-    start = the(e.StartTraining, core.handle(e.RowsCounted(150, 150, 40, baseline_open=False), 1.0))
+    start = the(f.StartTraining, core.handle(e.RowsCounted(150, 150, 40, baseline_open=False), 1.0))
     assert start.job.task is None
     assert start.seconds_left == LOCAL_TRAINING_S
-    adopt = the(e.AdoptLocal, core.handle(e.TrainingFinished(start.job.key), 2.0))
+    adopt = the(f.AdoptLocal, core.handle(e.TrainingFinished(start.job.key), 2.0))
     own = ModelId(role="factory", digest="a" * 64)
-    assert the(e.SwapModel, core.handle(e.ModelChosen(adopt.request, own), 3.0)).active == own
+    assert the(f.SwapModel, core.handle(e.ModelChosen(adopt.request, own), 3.0)).active == own
     assert "StartTraining" not in kinds(core.handle(e.RowsCounted(900, 900, 40, baseline_open=False), 4.0))
 
 
@@ -328,18 +330,18 @@ def test_plenty_of_rows_do_not_wait_for_the_end_of_the_baseline_window():
 
 def test_a_round_goes_before_the_own_training_which_is_taken_up_again():
     core = machine()
-    own = the(e.StartTraining, core.handle(e.RowsCounted(150, 150, 40, baseline_open=False), 0.0)).job
+    own = the(f.StartTraining, core.handle(e.RowsCounted(150, 150, 40, baseline_open=False), 0.0)).job
     effects = core.handle(e.TaskReceived(task()), 1.0)
     assert kinds(effects)[:2] == ["CancelTraining", "StartTraining"]
-    assert effects[0] == e.CancelTraining(own.key)
-    round_job = the(e.StartTraining, effects).job
-    again = the(e.StartTraining, core.handle(e.TrainingFinished(round_job.key), 2.0)).job
+    assert effects[0] == f.CancelTraining(own.key)
+    round_job = the(f.StartTraining, effects).job
+    again = the(f.StartTraining, core.handle(e.TrainingFinished(round_job.key), 2.0)).job
     assert again.task is None
 
 
 def test_the_threshold_is_made_anew_when_the_validation_rows_have_grown_by_half():
     core = machine(held=[FALLBACK])
-    choose = the(e.ChooseModel, core.handle(e.AssignmentReceived(assignment()), 0.0))
+    choose = the(f.ChooseModel, core.handle(e.AssignmentReceived(assignment()), 0.0))
     core.handle(e.RowsCounted(100, 100, 40, baseline_open=False), 1.0)
     core.handle(e.ModelChosen(choose.request, FALLBACK), 2.0)
     assert "ChooseModel" not in kinds(core.handle(e.RowsCounted(100, 100, 59, baseline_open=False), 3.0))
@@ -347,33 +349,33 @@ def test_the_threshold_is_made_anew_when_the_validation_rows_have_grown_by_half(
 
 
 def test_a_signature_goes_out_when_there_are_rows_and_again_when_they_grew():
-    core = machine(facts=e.Facts(signature_sequence=7, locally_trained=True))
+    core = machine(facts=k.Facts(signature_sequence=7, locally_trained=True))
     rows = e.RowsCounted(100, 120, 40, baseline_open=False)
     assert "SendSignature" not in kinds(core.handle(rows, 0.0)), "nobody would hear it"
     assert "SendSignature" not in kinds(core.handle(e.Connected(), 1.0)), "the gateway's mode is not known yet"
-    assert e.SendSignature(8) in core.handle(seen(), 1.0)
+    assert f.SendSignature(8) in core.handle(seen(), 1.0)
     assert "SendSignature" not in kinds(core.handle(replace(rows, benign=149, train=179), 2.0))
-    assert e.SendSignature(9) in core.handle(replace(rows, benign=150, train=179), 3.0)
+    assert f.SendSignature(9) in core.handle(replace(rows, benign=150, train=179), 3.0)
 
 
 def test_in_private_mode_a_signature_tells_moments_alone():
-    core = machine(facts=e.Facts(locally_trained=True))
+    core = machine(facts=k.Facts(locally_trained=True))
     core.handle(e.RowsCounted(100, 120, 40, baseline_open=False), 0.0)
     core.handle(e.Connected(), 1.0)
-    assert e.SendSignature(1, moments_only=True) in core.handle(seen("private"), 1.0)
+    assert f.SendSignature(1, moments_only=True) in core.handle(seen("private"), 1.0)
 
 
 def test_drift_is_told_with_a_new_signature():
-    core = machine(facts=e.Facts(locally_trained=True))
+    core = machine(facts=k.Facts(locally_trained=True))
     core.handle(e.RowsCounted(100, 120, 40, baseline_open=False), 0.0)
     assert "SendSignature" not in kinds(core.handle(e.TrafficDrifted(), 0.5)), "nobody would hear it"
     core.handle(e.Connected(), 1.0)
     core.handle(seen(), 1.0)
-    assert e.SendSignature(2) in core.handle(e.TrafficDrifted(), 2.0)
+    assert f.SendSignature(2) in core.handle(e.TrafficDrifted(), 2.0)
 
 
 def test_a_signature_with_noise_is_made_again_only_when_rows_have_grown_or_drifted():
-    core = machine(facts=e.Facts(locally_trained=True, signed_rows=2_000, signature_sequence=1), noisy=True)
+    core = machine(facts=k.Facts(locally_trained=True, signed_rows=2_000, signature_sequence=1), noisy=True)
     core.handle(e.Connected(), 0.0)
     core.handle(seen(), 0.0)
     assert "SendSignature" not in kinds(core.handle(e.RowsCounted(2_500, 2_500, 40, baseline_open=False), 1.0))
@@ -390,18 +392,18 @@ LOCAL = ModelId(role="local", family_id="family-1", digest="8" * 64)
 
 def in_family(rows=JUDGED):
     """Return a core that uses its expert."""
-    core = machine(e.Facts(locally_trained=True), held=[FALLBACK, EXPERT])
-    choose = the(e.ChooseModel, core.handle(e.AssignmentReceived(assignment(expert=EXPERT)), 0.0))
+    core = machine(k.Facts(locally_trained=True), held=[FALLBACK, EXPERT])
+    choose = the(f.ChooseModel, core.handle(e.AssignmentReceived(assignment(expert=EXPERT)), 0.0))
     core.handle(rows, 0.5)
     return core, core.handle(e.ModelChosen(choose.request, EXPERT), 1.0)
 
 
 def climb(core, effects):
     """Let the fine-tuned and the local model be made; return the effects of the last."""
-    tuned = the(e.StartTraining, effects).job
+    tuned = the(f.StartTraining, effects).job
     effects = core.handle(e.TrainingFinished(tuned.key), 2.0)
-    assert the(e.KeepRung, effects) == e.KeepRung(tuned)
-    local = the(e.StartTraining, effects).job
+    assert the(f.KeepRung, effects) == f.KeepRung(tuned)
+    local = the(f.StartTraining, effects).job
     core.handle(e.RungMade(TUNED.model_copy(update={"family_id": None})), 2.0)
     core.handle(e.TrainingFinished(local.key), 3.0)
     assert (tuned.kind, tuned.base, local.kind, local.base) == (
@@ -415,10 +417,10 @@ def climb(core, effects):
 
 def test_an_idle_device_makes_the_upper_rungs_and_compares_all_four():
     core, effects = in_family()
-    choose = the(e.ChooseModel, climb(core, effects))
+    choose = the(f.ChooseModel, climb(core, effects))
     assert (choose.expert, choose.fallback, choose.rungs) == (EXPERT, FALLBACK, (TUNED, LOCAL))
     assert (choose.step, choose.rounds) == ("expert", 2), "where a device starts is not kept"
-    swap = the(e.SwapModel, core.handle(e.ModelChosen(choose.request, LOCAL), 5.0))
+    swap = the(f.SwapModel, core.handle(e.ModelChosen(choose.request, LOCAL), 5.0))
     assert swap.active == LOCAL
     assert [m.digest for m in core.facts.rungs] == [TUNED.digest, LOCAL.digest]
 
@@ -433,92 +435,92 @@ def test_rungs_that_nothing_could_judge_are_not_made(rows):
 def test_a_member_fine_tunes_over_its_own_classes_until_it_has_seen_what_its_family_has(seen, own_classes):
     core, _ = in_family(replace(JUDGED, attacks=0, classes=frozenset(seen)))
     known = assignment(2, expert=EXPERT, classes=("dos_flood", "scan"))
-    choose = the(e.ChooseModel, core.handle(e.AssignmentReceived(known), 1.0))
+    choose = the(f.ChooseModel, core.handle(e.AssignmentReceived(known), 1.0))
     core.handle(e.ModelChosen(choose.request, EXPERT), 1.0)
     effects = core.handle(replace(JUDGED, classes=frozenset(seen)), 2.0)
-    job = the(e.StartTraining, effects).job
+    job = the(f.StartTraining, effects).job
     assert (job.kind, job.own_classes) == ("fine-tuned", own_classes)
 
 
 def test_rungs_are_no_candidates_once_the_family_knows_more():
     core, effects = in_family()
-    core.handle(e.ModelChosen(the(e.ChooseModel, climb(core, effects)).request, LOCAL), 5.0)
+    core.handle(e.ModelChosen(the(f.ChooseModel, climb(core, effects)).request, LOCAL), 5.0)
     wiser = assignment(2, expert=EXPERT, classes=("scan",))
-    assert the(e.ChooseModel, core.handle(e.AssignmentReceived(wiser), 6.0)).rungs == ()
+    assert the(f.ChooseModel, core.handle(e.AssignmentReceived(wiser), 6.0)).rungs == ()
 
 
 def test_a_round_goes_before_a_rung():
     core, effects = in_family()
-    rung = the(e.StartTraining, effects).job
+    rung = the(f.StartTraining, effects).job
     effects = core.handle(e.TaskReceived(task()), 2.0)
-    assert effects[0] == e.CancelTraining(rung.key)
-    again = the(e.StartTraining, core.handle(e.TrainingFinished(the(e.StartTraining, effects).job.key), 3.0)).job
+    assert effects[0] == f.CancelTraining(rung.key)
+    again = the(f.StartTraining, core.handle(e.TrainingFinished(the(f.StartTraining, effects).job.key), 3.0)).job
     assert again.kind == "fine-tuned"
 
 
 def test_a_rung_that_is_not_fit_is_left_out_and_not_made_again_at_once():
     core, effects = in_family()
-    tuned = the(e.StartTraining, effects).job
-    local = the(e.StartTraining, core.handle(e.TrainingFinished(tuned.key), 2.0)).job
+    tuned = the(f.StartTraining, effects).job
+    local = the(f.StartTraining, core.handle(e.TrainingFinished(tuned.key), 2.0)).job
     core.handle(e.RungMade(None), 2.0)
     core.handle(e.TrainingFinished(local.key), 3.0)
     effects = core.handle(e.RungMade(LOCAL), 4.0)
-    assert the(e.ChooseModel, effects).rungs == (LOCAL,)
+    assert the(f.ChooseModel, effects).rungs == (LOCAL,)
     assert "StartTraining" not in kinds(effects)
 
 
 def test_the_rung_in_use_and_its_age_are_restored():
     core, effects = in_family()
-    choose = the(e.ChooseModel, climb(core, effects))
+    choose = the(f.ChooseModel, climb(core, effects))
     core.handle(e.ModelChosen(choose.request, LOCAL), 5.0)
     again = machine(core.facts, held=[FALLBACK, EXPERT, TUNED, LOCAL])
     assert again.active == LOCAL
-    choose = the(e.ChooseModel, again.handle(JUDGED, 0.0))
+    choose = the(f.ChooseModel, again.handle(JUDGED, 0.0))
     assert (choose.step, choose.rounds, choose.rungs) == ("local", 0, (TUNED, LOCAL))
     newer = assignment(3, expert=EXPERT)
-    assert the(e.ChooseModel, again.handle(e.AssignmentReceived(newer), 1.0)).rounds == 2
+    assert the(f.ChooseModel, again.handle(e.AssignmentReceived(newer), 1.0)).rounds == 2
 
 
 def test_a_fine_tuned_model_is_made_anew_two_assignments_later():
     core, effects = in_family()
-    core.handle(e.ModelChosen(the(e.ChooseModel, climb(core, effects)).request, TUNED), 5.0)
+    core.handle(e.ModelChosen(the(f.ChooseModel, climb(core, effects)).request, TUNED), 5.0)
     newer = [replace_digest(EXPERT, c) for c in "34"]
     for version, expert in enumerate(newer, 2):
         core.handle(e.AssignmentReceived(assignment(version, expert=expert)), 6.0)
         effects = core.handle(release(expert), 6.0)
-        effects += core.handle(e.ModelChosen(the(e.ChooseModel, effects).request, TUNED), 6.0)
+        effects += core.handle(e.ModelChosen(the(f.ChooseModel, effects).request, TUNED), 6.0)
         assert ("StartTraining" in kinds(effects)) == (version == 3)
-    assert the(e.StartTraining, effects).job.base == newer[1].digest
+    assert the(f.StartTraining, effects).job.base == newer[1].digest
 
 
 # --- the sketch ---
 
 
 def test_the_anchor_is_fetched_trained_at_once_and_dropped():
-    core = machine(e.Facts(locally_trained=True, active=FALLBACK), held=[FALLBACK])
+    core = machine(k.Facts(locally_trained=True, active=FALLBACK), held=[FALLBACK])
     core.handle(e.Connected(), 0.0)
     core.handle(seen(), 0.0)
     core.handle(e.RowsCounted(150, 150, 40, baseline_open=False), 0.0)
     anchor = replace_digest(FALLBACK, "9")
     effects = core.handle(e.AssignmentReceived(assignment(anchor=anchor.digest)), 1.0)
-    core.handle(e.ModelChosen(the(e.ChooseModel, effects).request, FALLBACK), 1.0)
-    assert e.SubscribeModel(anchor.digest) in effects
-    job = the(e.StartTraining, core.handle(release(anchor), 2.0)).job
+    core.handle(e.ModelChosen(the(f.ChooseModel, effects).request, FALLBACK), 1.0)
+    assert f.SubscribeModel(anchor.digest) in effects
+    job = the(f.StartTraining, core.handle(release(anchor), 2.0)).job
     assert (job.kind, job.base) == ("sketch", anchor.digest)
     effects = core.handle(e.TrainingFinished(job.key), 3.0)
     assert kinds(effects)[:2] == ["KeepSketch", "SendSignature"]
-    assert e.DropModel(anchor.digest) in effects
+    assert f.DropModel(anchor.digest) in effects
     assert core.facts.sketched == anchor.digest
 
 
 @pytest.mark.parametrize(("mode", "noisy"), [("private", False), ("robust", True)])
 def test_no_sketch_where_updates_are_private(mode, noisy):
-    core = machine(e.Facts(locally_trained=True, active=FALLBACK), held=[FALLBACK], noisy=noisy)
+    core = machine(k.Facts(locally_trained=True, active=FALLBACK), held=[FALLBACK], noisy=noisy)
     core.handle(seen(mode), 0.0)
     core.handle(e.RowsCounted(150, 150, 40, baseline_open=False), 0.0)
     anchor = replace_digest(FALLBACK, "9")
     effects = core.handle(e.AssignmentReceived(assignment(anchor=anchor.digest)), 1.0)
-    assert e.SubscribeModel(anchor.digest) not in effects
+    assert f.SubscribeModel(anchor.digest) not in effects
 
 
 # --- questions ---
@@ -532,10 +534,10 @@ def test_a_question_fetches_what_is_missing_and_is_answered_when_it_is_there():
     core = machine(held=[FALLBACK])
     asked = question(models=(FALLBACK, EXPERT))
     effects = core.handle(asked, 0.0)
-    assert e.SubscribeModel(EXPERT.digest) in effects
+    assert f.SubscribeModel(EXPERT.digest) in effects
     effects = core.handle(release(EXPERT), 1.0)
-    assert e.ReportLosses(asked.request) in effects
-    assert effects.index(e.ReportLosses(asked.request)) < effects.index(e.DropModel(EXPERT.digest))
+    assert f.ReportLosses(asked.request) in effects
+    assert effects.index(f.ReportLosses(asked.request)) < effects.index(f.DropModel(EXPERT.digest))
     assert core.handle(asked, 2.0) == [], "the same question again"
 
 
@@ -544,14 +546,14 @@ def test_a_model_that_is_refused_ends_the_question():
     asked = question()
     core.handle(asked, 0.0)
     effects = core.handle(e.ReleaseReceived(EXPERT.digest, None, "trust-bad-signature"), 1.0)
-    assert e.ReportLosses(asked.request, "model-refused") in effects
+    assert f.ReportLosses(asked.request, "model-refused") in effects
 
 
 def test_questions_of_others_and_old_ones_are_refused():
     core = machine()
     core.handle(question(5), 0.0)
-    assert e.Refuse("evaluation-older") in core.handle(question(4), 1.0)
-    assert e.Refuse("evaluation-other-device") in core.handle(question(6, device="cam-2"), 1.0)
+    assert f.Refuse("evaluation-older") in core.handle(question(4), 1.0)
+    assert f.Refuse("evaluation-other-device") in core.handle(question(6, device="cam-2"), 1.0)
 
 
 def test_a_question_whose_model_never_comes_is_given_up():
@@ -559,7 +561,7 @@ def test_a_question_whose_model_never_comes_is_given_up():
     core.handle(question(), 0.0)
     assert core.handle(e.Ticked(), 599.0) == []
     effects = core.handle(e.Ticked(), 600.0)
-    assert effects == [e.Refuse("evaluation-deadline", "own"), e.UnsubscribeModel(EXPERT.digest)]
+    assert effects == [f.Refuse("evaluation-deadline", "own"), f.UnsubscribeModel(EXPERT.digest)]
 
 
 def test_every_connect_announces_and_subscribes_again():
@@ -567,16 +569,16 @@ def test_every_connect_announces_and_subscribes_again():
     core.handle(e.AssignmentReceived(assignment()), 0.0)
     for _ in range(2):
         effects = core.handle(e.Connected(), 1.0)
-        assert e.AnnounceDevice() in effects
-        assert e.SubscribeModel(FALLBACK.digest) in effects
-        assert e.PublishStatus("ready", "no key") in effects
+        assert f.AnnounceDevice() in effects
+        assert f.SubscribeModel(FALLBACK.digest) in effects
+        assert f.PublishStatus("ready", "no key") in effects
         core.handle(e.Disconnected(), 2.0)
 
 
 def test_a_gateway_that_is_new_hears_the_waiting_updates_again():
     core = machine(waiting=["round-000001-cam-1-fallback"])
     state = GatewayState(online=True, session="g-1", contract_version="1.0", gateway_version="0")
-    assert e.ResendUpdate("round-000001-cam-1-fallback") in core.handle(e.GatewaySeen(state), 0.0)
+    assert f.ResendUpdate("round-000001-cam-1-fallback") in core.handle(e.GatewaySeen(state), 0.0)
     assert "ResendUpdate" not in kinds(core.handle(e.GatewaySeen(state), 1.0))
     assert "ResendUpdate" in kinds(core.handle(e.GatewaySeen(state.model_copy(update={"session": "g-2"})), 2.0))
 
@@ -584,36 +586,36 @@ def test_a_gateway_that_is_new_hears_the_waiting_updates_again():
 def test_a_refusal_by_the_gateway_settles_and_is_counted():
     core = machine(waiting=["k"])
     effects = core.handle(e.ReceiptReceived(Receipt(device_id=ME, key="k", accepted=False, reason="screened")), 0.0)
-    assert effects[:2] == [e.SettleUpdate("k"), e.Refuse("update-screened")]
+    assert effects[:2] == [f.SettleUpdate("k"), f.Refuse("update-screened")]
 
 
 def test_marks_and_commands_only_where_they_are_allowed_and_each_command_once():
     marks = MarkSet(run_id="run-1", device_id=ME)
     command = RunCommand(run_id="run-1", verb="evaluate", sequence=1)
     closed = machine(accept_marks=False)
-    assert e.Refuse("marks-off") in closed.handle(e.MarksReceived(marks), 0.0)
-    assert e.Refuse("command-off") in closed.handle(e.CommandReceived(command), 0.0)
+    assert f.Refuse("marks-off") in closed.handle(e.MarksReceived(marks), 0.0)
+    assert f.Refuse("command-off") in closed.handle(e.CommandReceived(command), 0.0)
     core = machine()
-    assert e.ApplyMarks(marks) in core.handle(e.MarksReceived(marks), 0.0)
+    assert f.ApplyMarks(marks) in core.handle(e.MarksReceived(marks), 0.0)
     other = marks.model_copy(update={"device_id": "cam-2"})
-    assert core.handle(e.MarksReceived(other), 0.0) == [e.Refuse("marks-other-device")]
+    assert core.handle(e.MarksReceived(other), 0.0) == [f.Refuse("marks-other-device")]
     effects = core.handle(e.CommandReceived(command), 1.0)
-    assert e.Evaluate("run-1") in effects
+    assert f.Evaluate("run-1") in effects
     assert core.handle(e.CommandReceived(command), 2.0) == []
-    restarted = machine(facts=the(e.SaveFacts, effects).facts)
+    restarted = machine(facts=the(f.SaveFacts, effects).facts)
     assert "Evaluate" not in kinds(restarted.handle(e.CommandReceived(command), 3.0))
 
 
 def test_trouble_degrades_and_its_end_recovers():
     core = machine()
     core.handle(e.Connected(), 0.0)
-    assert core.handle(e.HealthChanged("disk full"), 1.0) == [e.PublishStatus("degraded", "disk full")]
+    assert core.handle(e.HealthChanged("disk full"), 1.0) == [f.PublishStatus("degraded", "disk full")]
     assert core.handle(e.HealthChanged("disk full"), 2.0) == []
-    assert core.handle(e.HealthChanged(""), 3.0) == [e.PublishStatus("ready", "")]
+    assert core.handle(e.HealthChanged(""), 3.0) == [f.PublishStatus("ready", "")]
 
 
 def test_a_process_that_died_before_choosing_chooses_after_the_restart():
-    facts = e.Facts(assignment=assignment())
+    facts = k.Facts(assignment=assignment())
     core = machine(facts=facts, held=[FALLBACK])
     assert "ChooseModel" in kinds(core.handle(e.RowsCounted(0, 0, 0, baseline_open=False), 0.0))
 
@@ -621,7 +623,7 @@ def test_a_process_that_died_before_choosing_chooses_after_the_restart():
 def test_a_failed_own_training_is_tried_again_after_a_pause():
     core = machine()
     rows = e.RowsCounted(150, 150, 40, baseline_open=False)
-    job = the(e.StartTraining, core.handle(rows, 0.0)).job
+    job = the(f.StartTraining, core.handle(rows, 0.0)).job
     core.handle(e.TrainingFailed(job.key, "training-out-of-memory"), 1.0)
     assert "StartTraining" not in kinds(core.handle(rows, 300.0))
     assert "StartTraining" in kinds(core.handle(rows, 301.0))
@@ -630,6 +632,6 @@ def test_a_failed_own_training_is_tried_again_after_a_pause():
 def test_a_verdict_labels_a_flow_of_this_device_only():
     m = machine()
     verdict = Verdict(device_id="cam-1", flow_id=9, label="scan")
-    assert the(e.ApplyVerdict, m.handle(e.VerdictReceived(verdict), 0.0)).verdict == verdict
+    assert the(f.ApplyVerdict, m.handle(e.VerdictReceived(verdict), 0.0)).verdict == verdict
     other = verdict.model_copy(update={"device_id": "cam-2"})
-    assert the(e.Refuse, m.handle(e.VerdictReceived(other), 0.0)).reason == "verdict-other-device"
+    assert the(f.Refuse, m.handle(e.VerdictReceived(other), 0.0)).reason == "verdict-other-device"

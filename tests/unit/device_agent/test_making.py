@@ -6,7 +6,8 @@ import pytest
 
 from contract.messages import Assignment
 from contract.model import ModelId
-from device_agent.events import Facts, Job, RowsCounted
+from device_agent.events import RowsCounted
+from device_agent.facts import Facts, Job
 from device_agent.making import Due, covered, forget_missing_rungs, next_made, note_made, usable_rungs, wanted_anchor
 
 FACTORY = ModelId(role="factory", digest="f" * 64)
