@@ -1,4 +1,7 @@
-"""Settings of the agent: TOML into frozen models; an unknown key or a wrong value is one clear line."""
+"""Settings of the agent: TOML into frozen models; an unknown key or a wrong value is one clear line.
+
+Longer than other modules: all sections in one place are what a person looks up.
+"""
 
 import json
 import tomllib

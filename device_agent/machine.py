@@ -14,6 +14,9 @@
   round task is there (``device_agent.making``).
 - Questions of the gateway are answered one at a time; the newest counts (``device_agent.questions``).
 - Nothing here needs the broker: effects that do are repeated at the next connect.
+
+Longer than other modules: every rule reads and changes the same facts, and their order is part of them. What needs only
+a part of the facts is apart (``rounds``, ``making``, ``questions``, ``choosing``).
 """
 
 import math

@@ -1,4 +1,7 @@
-"""Everything an agent is made of, built from its configuration in the right order."""
+"""Everything an agent is made of, built from its configuration in the right order.
+
+Longer than other modules, since it is the one that knows them all.
+"""
 
 from dataclasses import dataclass, field
 from uuid import uuid4

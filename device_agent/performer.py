@@ -1,4 +1,7 @@
-"""The effects of the core, done: files, database, broker, training process, detector."""
+"""The effects of the core, done: files, database, broker, training process, detector.
+
+Longer than other modules for the number of effects: each is a branch and a few lines.
+"""
 
 import logging
 from collections import deque

@@ -3,6 +3,8 @@
 Callbacks run in paho's thread and only enqueue; the agent's loop takes what came from :meth:`Transport.take`. MQTT 5 is
 tried first; a broker that refuses it, closes twice without an answer or stays silent is spoken to in 3.1.1 from then
 on.
+
+Longer than other modules: paho's callbacks and what they feed share one connection's state.
 """
 
 import random

@@ -18,9 +18,12 @@ from contract.layout import Layout
 from contract.model import DEFAULT_SPEC
 from contract.taxonomy import CLASS_INDEX
 from contract.transform import to_model_input
+from device_agent.boards import Budgets
+from device_agent.capture.applications import ScapyDissector
 from device_agent.capture.source import open_source
 from device_agent.detection.calibration import calibrate
 from device_agent.detection.detector import decide
+from device_agent.flows.meter import MeterSettings
 from device_agent.flows.records import FlowBatch
 from device_agent.flows.select import make_meter
 from device_agent.inference.engine import Inference
@@ -229,8 +232,9 @@ def _share(mask: np.ndarray) -> float:
 
 
 def flows_of(path: Path) -> FlowBatch:
-    """Return the flow records of a capture."""
-    source, meter, parts = open_source(str(path)), make_meter(), []
+    """Return the flow records of a capture as a device makes them, application payloads read within its budget."""
+    settings = MeterSettings(dissect_pps=Budgets().dissect_pps)
+    source, meter, parts = open_source(str(path)), make_meter(settings, dissector=ScapyDissector()), []
     while (batch := source.read(4_096, 1.0)) is not None:
         parts.append(meter.feed(batch))
     parts.append(meter.flush())

@@ -1,5 +1,7 @@
 """The flow meter: packet batches in, flow records out, one packet at a time.
 
+Longer than other modules, since the rules that all meters follow are written down here.
+
 Rules
 -----
 A flow is all packets between two endpoints (address, port) with one protocol and the same VLAN tags, in both
