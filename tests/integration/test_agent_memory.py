@@ -8,8 +8,8 @@ from benchmarks.learning.processes import measure_agent
 
 MAX_DETECTING_MB = 68
 MAX_TRAINING_MB = 68
-"""Measured on x86-64 with Python 3.11: 61 MB while detecting and while training, 63 without the C engine; 70 where the code
-of the start stays. The bounds leave room for versions, not for another library."""
+"""Measured on x86-64 with Python 3.11: 61 MB while detecting and while training, 63 without the C engine; 70 where the
+code of the start stays. The bounds leave room for versions, not for another library."""
 
 
 @pytest.mark.e2e
