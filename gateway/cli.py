@@ -1,5 +1,7 @@
 """``kinwatch-gateway``: run the gateway, look into its store, build model artifacts."""
 
+# Longer than most modules for the number of commands.
+
 import argparse
 import sys
 from collections.abc import Callable, Sequence

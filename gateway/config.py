@@ -2,6 +2,8 @@
 
 Relative paths are relative to the directory of the file. Every key has a default except ``store.dir`` and
 ``signing.dir``, so the smallest file names two directories.
+
+Longer than most for its sections, each setting with its meaning and range.
 """
 
 import re

@@ -2,6 +2,8 @@
 
 Families come from a search over all signatures (``gateway.clustering``) and live until the next one. Between two
 searches a device that turns up late joins the nearest family if it lies within its radius; else the fallback serves it.
+
+Longer than most: searches, late joiners and moves change the same book.
 """
 
 from collections.abc import Iterable, Mapping, Sequence

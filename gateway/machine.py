@@ -3,6 +3,8 @@
 ``handle(event, now) -> list[Effect]``. The service performs the effects in order; those that compute (``CloseRound``,
 ``FindFamilies``) come back as events. Starting over is safe at any point: what an effect stores is stored before
 anything is published, and ``SessionUp`` publishes all retained state again.
+
+Longer than most for the number of events: each has a method of a few lines.
 """
 
 from collections.abc import Iterable, Mapping, Sequence

@@ -1,4 +1,7 @@
-"""Doing what the machine decides: store first, publish after, compute where asked."""
+"""Doing what the machine decides: store first, publish after, compute where asked.
+
+Longer than most for the number of effects: each is a branch and a few lines.
+"""
 
 import time
 from collections import Counter

@@ -3,6 +3,8 @@
 A round trains the fallback on all its participants and each family's expert on the family's members. It closes when
 everything has come in or was declined, or at its deadline. An update counts once, for the round, target and base it
 was asked for; everything else is a refusal with a reason, and changes nothing.
+
+Longer than most: opening, taking in and closing change one state.
 """
 
 from collections.abc import Iterable, Mapping

@@ -1,4 +1,7 @@
-"""What the store holds, for people and programs: plain data, and text at 80 columns."""
+"""What the store holds, for people and programs: plain data, and text at 80 columns.
+
+Longer than most for the number of views, each a few lines of text.
+"""
 
 import json
 import sys

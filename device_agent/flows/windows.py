@@ -1,5 +1,7 @@
 """What each initiator opened lately: tumbling windows, so that a scan shows in its first flows.
 
+Longer than most for the rules below, which all engines follow.
+
 Rules
 -----
 Windows begin at multiples of ``WINDOW_S`` on the packet clock. The ``initiator_*`` features of a flow say how its

@@ -1,6 +1,8 @@
 """The deployment proof: boots a gateway and a device, provisions them with site.yml, attacks, and takes all away again.
 
 Run by ``scripts/acceptance-deploy``; see there for the command line.
+
+Longer than most: one story, told in its order.
 """
 
 import json

@@ -7,6 +7,8 @@ copies of the evidence, to see that the comparison finds it.
 
 Half of the devices send their updates in chunks. The links are emulated by a relay on TAP devices, so that kernels
 without ``sch_netem`` do; the clock is that of the gateway's and the agents' own processes, offset by a file.
+
+Longer than most: the auditor, its evidence and the damage planted in it belong together.
 """
 
 import json

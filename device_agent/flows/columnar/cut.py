@@ -2,6 +2,8 @@
 
 Nothing is changed here: the plan says what would happen, and the engine decides whether it may (see ``engine.py``).
 Most keys of a batch meet no end or one, and are settled by comparing columns. The rest go through ``sequence.walk``.
+
+Longer than most for its cases, which all look at the same columns of the plan.
 """
 
 from dataclasses import dataclass

@@ -1,4 +1,7 @@
-"""The uncommon frames of a batch: VLAN tags, IP options, IPv6, fragments, cut and hostile headers, all in arrays."""
+"""The uncommon frames of a batch: VLAN tags, IP options, IPv6, fragments, cut and hostile headers, all in arrays.
+
+Longer than most for the number of headers, each a few lines on the same arrays.
+"""
 
 from dataclasses import dataclass
 
