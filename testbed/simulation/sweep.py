@@ -15,7 +15,7 @@ from testbed.simulation.measures import Figures, figures
 from testbed.simulation.real import digest_of
 
 TUNING_SEEDS = (1_000, 1_001)
-"""Of trials. Seeds 1 to 1,009, 3,001 to 3,010 and 9,000 and up were looked at while generator and methods were shaped."""
+"""Of trials. Seeds 1 to 1,009, 3,001 to 3,010 and 9,000 and up were seen while generator and methods took shape."""
 FIRST_REPORT_SEED = 4_001
 """Seeds from here on were looked at by the command alone."""
 
