@@ -61,7 +61,6 @@ def run(arguments: argparse.Namespace) -> int:
     from testbed.simulation.sweep import CellResult, run_sweep
 
     started = time.monotonic()
-    # Before the sweep: its memory is measured by the growth of the peak.
     scale = {} if arguments.quick else _scale()
     settings = _settings(arguments)
     done: list[CellResult] = []
